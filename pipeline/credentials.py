@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 _WORDS = {"TOKEN", "TOKENS", "SECRET", "SECRETS", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "CREDENTIALS"}
-_PAIRS = {("API", "KEY"), ("ACCESS", "KEY"), ("PRIVATE", "KEY"), ("SIGNING", "KEY"), ("ENCRYPTION", "KEY")}
+_KEYS = ("API", "ACCESS", "PRIVATE", "SIGNING", "ENCRYPTION", "ACCOUNT", "MASTER", "SAS")
+_PAIRS = {(word, "KEY") for word in _KEYS}
+_OF_BUCKETS = ("AWS_", "AZURE_", "GOOGLE_")
+_PROXIES = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"}
 _USER = re.compile(r"(?<=://)[^/\s\"'<>]+@")
 _QUERY = re.compile(r"(?i)([?&][\w-]*(?:token|key|signature|sig|secret|password|credential)=)[^&\s\"'<>]+")
 
@@ -27,6 +30,11 @@ def is_secret(name: str, value: str) -> bool:
 def secret_names(environment: Mapping[str, str]) -> list[str]:
     """The variables that hold a token or a password."""
     return [name for name, value in environment.items() if is_secret(name, value)]
+
+
+def bucket_names(environment: Mapping[str, str]) -> list[str]:
+    """The variables by which a bucket is reached and opened, secret or not: of its provider, and of a proxy."""
+    return [name for name in environment if name.upper().startswith(_OF_BUCKETS) or name.upper() in _PROXIES]
 
 
 def hide_passwords(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,8 +12,12 @@ from .options import Json
 
 def status(
     place: Annotated[
-        Path, typer.Argument(help="A cache folder, a store, a folder that holds caches, or a file of --events.")
-    ] = DEFAULT_CACHE,
+        str,
+        typer.Argument(
+            help="A cache folder, a store, a folder that holds caches, or a file of --events; of s3://BUCKET/FOLDER, "
+            "gs://…, az://… the jobs of this machine."
+        ),
+    ] = str(DEFAULT_CACHE),
     stale_s: Annotated[
         float | None,
         typer.Option(min=1, help="Seconds without a line after which a job is stale. (default: 180, six heartbeats)"),

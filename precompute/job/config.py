@@ -14,6 +14,7 @@ from ...pipeline.errors import ConfigError
 from ...pipeline.files.hub import is_hub_id
 from ...pipeline.files.local import LocalPath
 from ...pipeline.files.remote import InputPath
+from ...pipeline.files.store_paths import StorePath, is_bucket
 from ...pipeline.latents.kinds import KINDS, KindName, Views
 from ...pipeline.latents.recipe import Fit, Solver, StoredDtype, check_meaning, parse_size
 from ...pipeline.machine import DeviceName
@@ -52,7 +53,11 @@ class PrecomputeConfig(BaseModel):
         ),
     ] = None
     """Where inputs are, images or for kind frames videos: docs/inputs.md."""
-    cache: Annotated[LocalPath, setting("Folder of stores.", typed_only=_WRITTEN)] = DEFAULT_CACHE
+    cache: Annotated[
+        StorePath,
+        setting("Folder of stores; a path, or s3://BUCKET/FOLDER, gs://…, az://….", text=True, typed_only=_WRITTEN),
+    ] = DEFAULT_CACHE
+    """Of a bucket, this machine keeps its own notes (jobs, digests, speeds) in its user's cache."""
     column: Annotated[
         str | None,
         _running(
@@ -351,6 +356,11 @@ class PrecomputeConfig(BaseModel):
     def _scenes_are_made(self) -> PrecomputeConfig:
         if self.images is not None and "scenes" in self.model_fields_set:
             raise ValueError("scenes are made where no images are given, and these are; leave one of them out")
+        if self.images is None and is_bucket(self.cache):
+            raise ValueError(
+                f"scenes are made in a folder, and {self.cache} is a bucket. Make them with `theworld scenes FOLDER`, "
+                f"then `theworld precompute FOLDER/images --cache {self.cache}`"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """The events of a task as JSON lines: one file a run of a task, appended to by that run alone.
 
     <cache>/jobs/<start>-<part>-<host>-<pid>.jsonl      or the file that --events names; then this one says where it is
+    ~/.cache/theworld/<16 digits of the URL>/jobs/…     of a cache in a bucket: on the machine that ran the job
 
 `theworld status` reads them, on any machine that sees the cache, while jobs run and after a kill. They may be deleted
 at any time: nothing else reads them.
@@ -25,7 +26,8 @@ from typing import Any, Literal
 
 from ...pipeline.credentials import hide_passwords
 from ...pipeline.errors import ConfigError
-from ...pipeline.files.local import url_of
+from ...pipeline.files.local import place_of, url_of
+from ...pipeline.files.local_copy import machine_folder
 from ...pipeline.store.folder import is_store
 from .config import PrecomputeConfig
 
@@ -79,7 +81,7 @@ class Events:
         is_shared = config.events is not None and config.events.is_file() and not events._is_held()
         if is_shared:
             events.close()
-        if not is_store(config.cache):  # which is refused in a moment
+        if isinstance(config.cache, str) or not is_store(config.cache):  # which is refused in a moment
             events._open_in(config, is_shared=is_shared)
         return events
 
@@ -147,7 +149,7 @@ class Events:
         return not answers or answers[0]
 
     def _open_in(self, config: PrecomputeConfig, *, is_shared: bool) -> None:
-        folder = config.cache / JOBS
+        folder = machine_folder(place_of(config.cache)) / JOBS
         try:
             for parent in [*reversed(folder.absolute().parents), folder.absolute()]:
                 if not parent.is_dir():
@@ -157,7 +159,7 @@ class Events:
             if config.events is None or is_shared:
                 self._file = self._new_file(folder / f"{_name_of(config.part)}.jsonl")
             elif config.events.is_file() and config.events.resolve().parent != folder.resolve():
-                self._point_to(config.events.resolve(), folder, str(config.cache.resolve()))
+                self._point_to(config.events.resolve(), folder, _name_of_cache(config))
         except OSError as error:
             cause = error.strerror or str(error)
             self.problem = f"`theworld status` will not see this job: {folder} cannot be written: {cause}"
@@ -188,11 +190,15 @@ def facts_of_task(config: PrecomputeConfig) -> dict[str, Any]:
     return {
         "inputs": None if config.images is None else url_of(config.images) or str(config.images.absolute()),
         "part": config.part,
-        "cache": str(config.cache.resolve()),
+        "cache": _name_of_cache(config),
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "slurm": f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else job,
     }
+
+
+def _name_of_cache(config: PrecomputeConfig) -> str:
+    return config.cache if isinstance(config.cache, str) else str(config.cache.resolve())
 
 
 def _line(event: Event, fields: dict[str, Any]) -> bytes:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ...pipeline.files.plain import open_file
+from ...pipeline.files.store_paths import is_bucket
 from .events import JOBS
 
 _FILE_BYTES, _LINE_BYTES = 2**34, 2**22
@@ -59,6 +60,10 @@ class JobRun:
     worker_hours: float = 0.0
     gpu_hours: float = 0.0
     message: str = ""
+
+    def location_of(self, store: str) -> Path | str:
+        """Where a store of its cache is: the URL, if that is in a bucket."""
+        return f"{self.named_cache}/{store}" if is_bucket(self.named_cache) else self.cache / store
 
     @property
     def has_ended(self) -> bool:

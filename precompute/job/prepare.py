@@ -12,6 +12,8 @@ from tempfile import TemporaryDirectory
 
 from ...pipeline.errors import ConfigError, Interrupted
 from ...pipeline.files.hash_cache import HashCache
+from ...pipeline.files.local import place_of
+from ...pipeline.files.local_copy import machine_folder
 from ...pipeline.latents.kinds import KINDS as TRAITS
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
@@ -78,7 +80,7 @@ def prepare(config: PrecomputeConfig, progress: Progress) -> Prepared:
     Raises:
         ConfigError, RecipeError, WorldModelError: this job cannot be done.
     """
-    refuse_store(config.cache)  # before scenes are written there
+    refuse_store(place_of(config.cache))  # before scenes are written there
     if config.images is not None:
         check_named(config.images, KINDS[config.kind])  # before gigabytes of weights are fetched
     prompts = [text for text in (config.prompt, config.negative_prompt) if text is not None]
@@ -102,14 +104,16 @@ def prepare(config: PrecomputeConfig, progress: Progress) -> Prepared:
         with TemporaryDirectory() as folder:  # only their keys are needed
             listing, index = _list(config, _own_scenes(config, world, Path(folder), progress))
     else:
-        listing, index = _list(config, config.images or _own_scenes(config, world, config.cache / "scenes", progress))
+        listing, index = _list(
+            config, config.images or _own_scenes(config, world, Path(config.cache) / "scenes", progress)
+        )
     require_usable(listing, config.images)
     spec = world.spec_of(recipe)
     shape = spec.sample_shape(recipe.height, recipe.width, recipe.rollout_steps)
     store = find_store(config.cache, recipe)
     sample_bytes = bytes_per_sample(shape, recipe.dtype)
     plan = make_plan(listing, store, sample_bytes, retry_failed=config.retry_failed, part=config.own_part)
-    throughput = ThroughputLog.load(config.cache, offload=config.offload)
+    throughput = ThroughputLog.load(machine_folder(place_of(config.cache)), offload=config.offload)
     price = parse_price(config.gpu_hour_price) if config.gpu_hour_price else None
     todo = len(plan.todo)
     cost = estimate(world, recipe, shape, todo, throughput, target, price=price)
@@ -149,7 +153,7 @@ def announce(prepared: Prepared, config: PrecomputeConfig, progress: Progress, e
     for line in plan.lines(
         recipe,
         prepared.world,
-        str(prepared.store.path) if prepared.store else f"new, in {config.cache}",
+        str(prepared.store.place) if prepared.store else f"new, in {config.cache}",
         prepared.shards,
     ):
         progress.say(line)
@@ -167,7 +171,7 @@ def announce(prepared: Prepared, config: PrecomputeConfig, progress: Progress, e
     needed_bytes = len(plan.todo) * plan.sample_bytes + of_prompts
     events.write(
         "plan",
-        store=str(prepared.store.path if prepared.store else config.cache),
+        store=str(prepared.store.place if prepared.store else config.cache),
         images=plan.inputs,
         todo=len(plan.todo),
         done=plan.done,
@@ -201,7 +205,7 @@ def announce(prepared: Prepared, config: PrecomputeConfig, progress: Progress, e
             f"note: this is one of the {array} tasks of a SLURM array, and each of them makes all of it. To give each "
             f"a part, number them from 1: --array=1-{array}, and --part $SLURM_ARRAY_TASK_ID/{array}"
         )
-    if needed_bytes > (free := _free_bytes(config.cache)):
+    if isinstance(config.cache, Path) and needed_bytes > (free := _free_bytes(config.cache)):
         progress.warn(
             f"warning: {format_bytes(needed_bytes)} to write and {format_bytes(free)} free in {config.cache}. "
             "If the disk fills up, committed latents are kept: free some space and run the same command again to resume"
@@ -250,7 +254,7 @@ def _list(config: PrecomputeConfig, place: Path) -> tuple[Listing, HashCache]:
     start_s, start_field = config.start
     if start_s is not None or start_field is not None or config.end_field is not None:
         kind = at_moments(kind)
-    index = HashCache.load(config.cache, place, kind.takes, trust=not config.rehash)
+    index = HashCache.load(machine_folder(place_of(config.cache)), place, kind.takes, trust=not config.rehash)
     try:
         listing = list_inputs(
             place,

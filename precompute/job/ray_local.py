@@ -28,7 +28,7 @@ from typing import Any
 
 import psutil
 
-from ...pipeline.credentials import secret_names
+from ...pipeline.credentials import bucket_names, secret_names
 from ...pipeline.errors import ConfigError, Interrupted
 from .signals import before_the_end, held
 
@@ -110,9 +110,11 @@ class StopSign:
 
 
 @contextmanager
-def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Session, None, None]:
+def ray_session(*, cpus: int, gpus: int = 0, with_buckets: bool = False) -> Generator[Session, None, None]:
     """Start Ray on this machine, yield it, and stop it again.
 
+    Args:
+        with_buckets: its workers get the credentials of buckets that this process has, by their environment alone.
     Raises:
         ConfigError: Ray listens beyond this machine in spite of its settings, or opened our folder to other users.
     """
@@ -138,7 +140,8 @@ def ray_session(*, cpus: int, gpus: int = 0) -> Generator[Session, None, None]:
             import ray
 
             # workers need no token or password of yours: the world model's files are here by now
-            no_secrets = environment(**dict.fromkeys(secret_names(os.environ), None))
+            kept = set(bucket_names(os.environ) if with_buckets else ())
+            no_secrets = environment(**dict.fromkeys(set(secret_names(os.environ)) - kept, None))
             # held: an exception from within would leave a Ray behind that is half up
             with no_secrets, held(), _blocked(_OF_THE_GROUP), _no_usage_report():
                 ray.init(

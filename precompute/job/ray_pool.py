@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.files.rights import current_umask
+from ...pipeline.files.store_paths import is_bucket
 from ...pipeline.machine import usable_cores
 from ...pipeline.progress import Progress
 from ..inputs.listing import Sample
@@ -76,6 +77,7 @@ class _RayPool:
         *,
         cpus: float,
         gpus: float,
+        tries_to_write: bool = False,
     ) -> None:
         self._stop_sign, self._counts = StopSign(sign), RayCounts(sign)
         self.where: list[dict[str, str]] = []
@@ -92,6 +94,7 @@ class _RayPool:
         self._room: tuple[Callable[[list[Any]], WorkerPlan], Sample] | None = None
         self._look_at, self._left_out = 0.0, 0
         self._on_gpu = gpus > 0
+        self._tries_to_write = tries_to_write
 
     @property
     def workers(self) -> int:
@@ -109,6 +112,8 @@ class _RayPool:
         self._actors.remove(actor)
 
     def start(self) -> float:
+        if self._tries_to_write:  # before the first rollout, not after it
+            self.call_each("try_to_write")
         return max(self.call_each("load_s"))
 
     def call_each(self, method: str, *arguments: Any) -> list[Any]:
@@ -309,12 +314,15 @@ def open_pool(
         return
     gpus = _gpus() if setup["device"].startswith("cuda") else 0
     threads = None if gpus else max(1, cores // workers)
-    with ray_session(cpus=max(workers, cores), gpus=gpus) as session:
+    in_bucket = is_bucket(setup["store"])
+    with ray_session(cpus=max(workers, cores), gpus=gpus, with_buckets=in_bucket) as session:
         # workers share a GPU only if there are more workers than GPUs
         gpus_per_worker = 1 / -(-workers // gpus) if gpus else 0
         sign = _stop_sign_name()
         rays_setup = _ray_setup({**setup, "stop_sign": sign, "cores": cores // workers}, threads)
-        yield _RayPool(session, rays_setup, workers, progress, sign, cpus=1, gpus=gpus_per_worker)
+        yield _RayPool(
+            session, rays_setup, workers, progress, sign, cpus=1, gpus=gpus_per_worker, tries_to_write=in_bucket
+        )
 
 
 @contextmanager
@@ -345,10 +353,18 @@ def join_pool(
     try:
         pool.check_in(first)
     except WorldModelError as error:
-        raise WorldModelError(
-            f"{error}. Every node has to see the inputs, the cache {setup['store']} and the world model's folder under "
-            "the same paths: put them on a file system that all share"
-        ) from error
+        if is_bucket(setup["store"]):
+            advice = (
+                f"Every node has to see the inputs and the world model's folder under the same paths, and to write to "
+                f"{setup['store']} with credentials of its own: set them where `ray start` is run, or give the "
+                "machines a role"
+            )
+        else:
+            advice = (
+                f"Every node has to see the inputs, the cache {setup['store']} and the world model's folder under "
+                "the same paths: put them on a file system that all share"
+            )
+        raise WorldModelError(f"{error}. {advice}") from error
     pool.grows_by(plan_of, first)
     yield pool
 

@@ -21,7 +21,8 @@ from .scheduler import Work
 class Report:
     """What one precompute run made, and what failed."""
 
-    store: Path
+    store: Path | str
+    """Its path, or its URL."""
     recipe: Recipe
     plan: Plan
     cost: Cost | None = None
@@ -58,8 +59,8 @@ class Report:
     @property
     def next_command(self) -> str:
         """What to type next. Questions about the worldlet's scenes lie beside the store; a user names all others."""
-        questions = self.store.parent / "scenes" / "questions.jsonl"
-        has_questions = self.recipe.traits.is_image_rollout and questions.is_file()
+        own = self.store.parent / "scenes" / "questions.jsonl" if isinstance(self.store, Path) else None
+        has_questions = self.recipe.traits.is_image_rollout and own is not None and own.is_file()
         return command("train", self.store, *([] if has_questions else ["--questions", "QUESTIONS.jsonl"]))
 
     def summary(self) -> str:

@@ -7,12 +7,12 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ...pipeline.errors import ConfigError, Interrupted, TheWorldError
 from ...pipeline.failures import FailureReason
-from ...pipeline.files.atomic import publish, writing
+from ...pipeline.files.folder import path_or_url
+from ...pipeline.files.local import place_of
 from ...pipeline.machine import resolve_device
 from ...pipeline.messages import name_some
 from ...pipeline.progress import Progress
@@ -33,7 +33,6 @@ from .ray_pool import join_pool, open_pool
 from .report import Report
 from .scheduler import Scheduler
 from .signals import Signals, signal_behind, signals_of_this_run
-from .throughput import FILE
 
 MANY_SHARDS = 16
 """Of so many, half empty, a summary says how to make fewer."""
@@ -51,7 +50,7 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
         StoreError: the store cannot be written.
         Interrupted: a signal, or Ray died; what is committed stays.
     """
-    refuse_store(config.cache)  # before events are written there
+    _look_at_cache(config)  # before events are written there
     events, signals = Events.of_task(config), signals_of_this_run()
     try:
         with signals.caught(), _interruptions(signals), events.beating():
@@ -71,6 +70,16 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
         raise
     finally:
         events.close()
+
+
+def _look_at_cache(config: PrecomputeConfig) -> None:
+    """Refuse a cache that is a store, and a bucket that cannot be used: before hours of listing and hashing."""
+    place = place_of(config.cache)
+    refuse_store(place)
+    if not place.is_local:
+        place.folders()  # a listing names what is wrong, where a look at one object cannot
+        if not config.dry_run:
+            place.self_test()
 
 
 @contextmanager
@@ -96,11 +105,11 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
     if config.dry_run:
         for damage in store.damage if store else ():  # a run says so when it opens the store to write
             progress.warn(f"warning: {damage}")
-        place = store.path if store else config.cache
+        place = path_or_url(store.place) if store else config.cache
         return Report(store=place, recipe=recipe, plan=plan, cost=cost, memory=prepared.memory, dry_run=True)
     if plan.todo and events.problem:
         progress.warn(f"warning: {events.problem}")
-    if store is not None and not plan.todo and not os.access(store.path, os.W_OK):
+    if store is not None and store.place.is_local and not plan.todo and not os.access(store.path, os.W_OK):
         return _nothing_to_do(store, plan)  # all done, on read-only media
     device, workers = prepared.device, prepared.workers
     with ExitStack() as stack:
@@ -144,7 +153,7 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
         setup |= {"compile": config.compile, "offload": config.offload, "decoders": config.decoders}
         for name, batch in setup["fitted"].items():
             if batch < batch_size:
-                progress.say(f"batches of {batch} on {name}: larger ones did not fit ({config.cache / FILE})")
+                progress.say(f"batches of {batch} on {name}: larger ones did not fit ({prepared.throughput.path})")
         tasks = _cut(prepared, config, store, plan, workers, batch_size)
         progress.say("starting the workers …")
         if session is not None and worker_plan is not None and plan_of is not None:
@@ -166,7 +175,7 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
         )
         work = scheduler.run(tasks)
     return Report(
-        store=store.path,
+        store=path_or_url(store.place),
         recipe=recipe,
         plan=plan,
         cost=cost,
@@ -179,7 +188,9 @@ def _run(config: PrecomputeConfig, progress: Progress, events: Events, signals: 
 
 
 def _nothing_to_do(store: LatentStore, plan: Plan) -> Report:
-    return Report(store=store.path, recipe=store.recipe, plan=plan, failures=plan.refused, stored=len(store))
+    return Report(
+        store=path_or_url(store.place), recipe=store.recipe, plan=plan, failures=plan.refused, stored=len(store)
+    )
 
 
 def _names_of(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -227,22 +238,19 @@ def _worker_setup(
 ) -> dict[str, Any]:
     """The fields of `WorkerSetup`; embeds the recipe's prompts if that was not done before."""
     world = prepared.world
-    text_file: Path | None = store.path / PROMPT
-    if not text_file.is_file():  # one that is there stays: all shards see the same embeddings
-        text = embed_prompts(world.folder, prepared.recipe, world.family.text)
-        if text is None:
-            text_file = None
-        else:
-            with writing(store.path):
-                publish(store.path / "tmp", text_file, text.to_bytes(), within=store.path)
+    has_text = store.place.entry(PROMPT) is not None  # one that is there stays: all shards see the same embeddings
+    if not has_text and (text := embed_prompts(world.folder, prepared.recipe, world.family.text)) is not None:
+        with store.place.writing():
+            store.place.create(PROMPT, text.to_bytes())
+        has_text = True
     return {
         "world_folder": None if world.folder == WEIGHTS else str(world.folder.absolute()),
-        "store": str(store.path.absolute()),
+        "store": str(store.path.absolute() if store.place.is_local else store.place),
         "device": device,
         "world_name": world.name,
         "fps": world.card.fps,
         "batch_size": batch_size,
-        "text": str(text_file.absolute()) if text_file else None,
+        "text": PROMPT if has_text else None,
         "guardrail": guardrail,
         "fitted": prepared.throughput.fitted(prepared.recipe),
     }
@@ -264,7 +272,7 @@ def _embed_each(
         unsafe_prompts(prompts, config.guardrail, form), "NVIDIA's guardrail finds this prompt unsafe"
     )
     safe = [prompt for prompt in prompts if prompt not in refused]
-    refused |= embed_sample_prompts(store.path, world.folder, safe, store.recipe, form, device)
+    refused |= embed_sample_prompts(store.place, world.folder, safe, store.recipe, form, device)
     failures = tuple(
         Failure(
             source=sample.source,

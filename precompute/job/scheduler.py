@@ -139,7 +139,7 @@ class Scheduler:
                 raise
             cause = str(stop).partition(". ")[0]
             raise Interrupted(
-                f"{cause}: {self.work.written} {self._kind.makes} were committed to {self._store.path} and stay; "
+                f"{cause}: {self.work.written} {self._kind.makes} were committed to {self._store.place} and stay; "
                 f"{self._total - self._done} remain. Run the same command again to resume"
             ) from stop
         finally:
@@ -176,7 +176,7 @@ class Scheduler:
         )
         self._events.write(
             "started",
-            store=str(self._store.path.resolve()),
+            store=str(self._store.path.resolve() if self._store.place.is_local else self._store.place),
             workers=workers,
             nodes=nodes,
             load_s=round(self.work.load_s, 3),
@@ -372,7 +372,7 @@ class Scheduler:
         for device, sums in self._rates.items():
             self._throughput.note_rate(self._store.recipe, device, int(sums["inputs"]), sums["seconds"])
         with suppress(OSError):  # a full disk is reported by the store
-            self._throughput.save(self._store.path / "tmp")
+            self._throughput.save(self._store.path / "tmp" if self._store.place.is_local else None)
 
 
 def _advice(error: Exception, takes: str) -> str:

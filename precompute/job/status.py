@@ -17,6 +17,10 @@ from typing import Any
 from rich.table import Table
 
 from ...pipeline.errors import StoreNotFoundError, TheWorldError
+from ...pipeline.files.local import place_of
+from ...pipeline.files.local_copy import machine_folder
+from ...pipeline.files.places import Place, parent_of
+from ...pipeline.files.store_paths import store_path
 from ...pipeline.messages import command
 from ...pipeline.store.folder import is_store, load_store
 from .cost import duration
@@ -25,6 +29,9 @@ from .job_runs import JobRun, runs_in
 
 STALE_S = 180.0
 """Without a line for so long a job is stale: six heartbeats, as a network file system may show them a minute late."""
+
+
+_OF_A_BUCKET = "; of a bucket, of the machine that ran the job"
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class Task:
         """Plain values for `--json`."""
         run = self.latest
         return {
-            "store": str(run.cache / self.store_name) if self.store_name else None,
+            "store": str(run.location_of(self.store_name)) if self.store_name else None,
             "inputs": run.inputs,
             "part": run.part,
             "state": run.state_at(now, stale_s),
@@ -105,9 +112,9 @@ class Task:
 class StoreShare:
     """Whose a store's latents are."""
 
-    path: Path
+    path: Path | str
     latents: int | None
-    """None where the store cannot be read."""
+    """None where the store cannot be read, or is in a bucket that was not asked for."""
     shards: int
     of_tasks: int
     """Written by the tasks that are listed; as many may have been dropped or merged since."""
@@ -234,27 +241,36 @@ def lines_of(status: Status) -> list[str]:
     return lines
 
 
-def read_status(place: Path, *, stale_s: float | None = None) -> Status:
+def read_status(where: Path | str, *, stale_s: float | None = None) -> Status:
     """The tasks of a store, of a cache folder, of all caches up to two folders below one, or of one file of events.
+
+    Of a cache in a bucket, those that this machine ran.
 
     Args:
         stale_s: a job that has not ended and wrote no line for so long is stale; None is `STALE_S`.
     Raises:
         StoreNotFoundError: no job has left events there.
     """
-    only = place.resolve().name if is_store(place) else None
-    files = _files_of(place)
-    runs, unreadable = runs_in(files)
+    named = store_path(where)
+    bucket = place_of(named) if isinstance(named, str) else None
+    if isinstance(named, Path):
+        place = named
+        only = place.resolve().name if is_store(place) else None
+    else:  # this machine's jobs
+        assert bucket is not None
+        only = named.rpartition("/")[2] if is_store(bucket) else None
+        place = machine_folder(place_of(parent_of(bucket)) if only else bucket)
+    runs, unreadable = runs_in(_files_of(place))
     if only is not None:
         runs = [run for run in runs if run.store_name in (only, "")]
     if not runs:
         raise StoreNotFoundError(
-            f"no job has left events in {place} ({JOBS}/ of a cache folder). Name the folder that a job has as "
-            f"--cache, one of its stores, or the file that it has as --events; {command('cache', 'list', place)} lists "
-            "stores"
+            f"no job has left events in {named} ({JOBS}/ of a cache folder{_OF_A_BUCKET * (bucket is not None)}). Name "
+            "the folder that a job has as --cache, one of its stores, or the file that it has as --events; "
+            f"{command('cache', 'list', named)} lists stores"
         )
     tasks = tuple(task for task in _tasks_of(runs) if only in (None, task.store_name))
-    return Status(tasks, _shares(tasks), tuple(unreadable), stale_s=STALE_S if stale_s is None else stale_s)
+    return Status(tasks, _shares(tasks, bucket), tuple(unreadable), stale_s=STALE_S if stale_s is None else stale_s)
 
 
 def _files_of(place: Path) -> list[Path]:
@@ -296,13 +312,17 @@ def _order(task: Task) -> tuple[Path, int, int, str, str]:
     return task.latest.cache, digits[0], digits[1], task.latest.inputs or "", task.store_name
 
 
-def _shares(tasks: Sequence[Task]) -> tuple[StoreShare, ...]:
-    written: Counter[Path] = Counter()
+def _shares(tasks: Sequence[Task], asked_for: Place | None) -> tuple[StoreShare, ...]:
+    written: Counter[Path | str] = Counter()
     for task in tasks:
         if task.store_name:
-            written[task.latest.cache / task.store_name] += task.written
+            written[task.latest.location_of(task.store_name)] += task.written
     shares: list[StoreShare] = []
-    for path, count in sorted(written.items()):
+    for path, count in sorted(written.items(), key=lambda item: str(item[0])):
+        # a stranger's events decide about no request that is made with your credentials
+        if isinstance(path, str) and not (asked_for and f"{path}/".startswith(f"{asked_for}/")):
+            shares.append(StoreShare(path, None, 0, count))
+            continue
         try:
             store = load_store(path)
             shares.append(StoreShare(path, len(store), len(store.shards), count))

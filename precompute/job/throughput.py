@@ -1,7 +1,7 @@
 """The batch size that fitted in memory and the inputs a second, by world model, latent shape and device.
 
-Kept in `<cache>/machines.json` for later shards, restarted workers, later runs, and the time in a plan. It never
-changes a latent. If the file is lost, a few batches are halved again.
+Kept in `<cache>/machines.json` (of a bucket, in a folder of this machine) for later shards, restarted workers, later
+runs, and the time in a plan. It never changes a latent. If the file is lost, a few batches are halved again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...pipeline.files.atomic import replace
+from ...pipeline.files.atomic import make_folders, replace
 from ...pipeline.files.plain import read_json
 from ...pipeline.latents.recipe import Recipe
 
@@ -85,11 +85,11 @@ class ThroughputLog:
             row = self.by_device(recipe).setdefault(device, DeviceRecord())
             row.per_worker_s, row.inputs = round(inputs / worker_s, 6), inputs
 
-    def save(self, temp_folder: Path) -> None:
+    def save(self, temp_folder: Path | None = None) -> None:
         """Write the file; if two runs write it at once, the last one wins.
 
         Args:
-            temp_folder: on the cache's file system.
+            temp_folder: on the cache's file system; None is the folder of the file, made if missing.
         """
         rows = {
             work: {device: vars(row) for device, row in devices.items()}
@@ -97,6 +97,9 @@ class ThroughputLog:
             if devices
         }
         if rows:
+            if temp_folder is None:
+                temp_folder = self.path.parent
+                make_folders(temp_folder, durable=False)
             replace(temp_folder, self.path, json.dumps({"shown": rows}, indent=1, sort_keys=True).encode())
 
 

@@ -53,6 +53,7 @@ class WorkerSetup:
     world_folder: str | None
     """None is the embedded world of the package the worker runs, which on another machine may be elsewhere."""
     store: str
+    """Its path, or its URL: a worker opens it with the credentials of its own machine."""
     device: str
     batch_size: int
     world_name: str | None = None
@@ -66,7 +67,7 @@ class WorkerSetup:
     threads: int | None = None
     """CPU threads of torch; None leaves them as they are."""
     text: str | None = None
-    """File of prompt embeddings."""
+    """Name, in the store, of the file with the embeddings of the recipe's prompt."""
     guardrail: str | None = None
     """What checked the prompts; recorded beside each shard."""
     umask: int | None = None
@@ -122,13 +123,13 @@ class Worker:
         if setup.threads is not None:
             torch.set_num_threads(setup.threads)
         started = time.monotonic()
-        self._store = open_to_add(Path(setup.store))
+        self._store = open_to_add(setup.store)
         self._recipe = self._store.recipe
         self._kind = KINDS[self._recipe.kind]
         self._decoder = shared_decoder()
         self._decoders = setup.decoders or default_decoders(self._recipe, setup.cores)
         self._decoder.start(self._decoders, cores=setup.cores)  # while the weights load
-        text = TextEmbeddings.load(Path(setup.text)) if setup.text else None
+        text = TextEmbeddings.load_from(self._store.place, setup.text) if setup.text else None
         self._negative = None if text is None else text.negative
         folder = Path(setup.world_folder) if setup.world_folder else WEIGHTS
         self._peak = PeakMemory(setup.device)
@@ -168,13 +169,24 @@ class Worker:
 
         Raises:
             ImageError: the input cannot be read here.
+            StoreError: as `try_to_write`.
         """
+        self.try_to_write()
         try:
             self._load(sample)
         except ImageError as error:
             if error.reason in _ABSENT:  # an input that is there and broken is broken everywhere
                 raise
         return {"host": socket.gethostname(), "package": str(Path(__file__).parents[1]), "device": self._device_name}
+
+    def try_to_write(self) -> None:
+        """Make an object in the store's bucket and remove it again; nothing where the store is in a folder.
+
+        Raises:
+            StoreError: this machine's credentials do not allow that, or it does not reach the bucket.
+        """
+        if not self._store.place.is_local:
+            self._store.place.now()
 
     def process(
         self,
@@ -303,7 +315,7 @@ class Worker:
         """The samples' own prompts, where they have them."""
         if self._recipe.prompts == "recipe":
             return None
-        return load_prompt_embeddings(self._store.path, [sample.prompt or "" for sample in samples], self._negative)
+        return load_prompt_embeddings(self._store.place, [sample.prompt or "" for sample in samples], self._negative)
 
     def _facts(self, seconds: dict[str, float], notes: Counter[str], rates: Counter[str]) -> dict[str, object]:
         """Recorded beside the shard, never hashed: who made it, of what inputs, with what, at what cost."""
@@ -334,4 +346,3 @@ def _no_room(folder: Path, setup: WorkerSetup, error: BaseException) -> str:
     else:
         where, advice = "main memory", "Use fewer --workers, a machine with more memory, or a smaller world model"
     return f"the weights in {folder} ({size}) do not fit into {where}. {advice}"
-

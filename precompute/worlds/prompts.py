@@ -9,7 +9,10 @@ from pathlib import Path
 import torch
 
 from ...pipeline.errors import ConfigError
-from ...pipeline.files.atomic import made_folder, publish, writing
+from ...pipeline.files.atomic import made_folder
+from ...pipeline.files.folder import Folder
+from ...pipeline.files.local import place_of
+from ...pipeline.files.places import Place
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.store.folder import PROMPTS
 from .family import TextForm
@@ -18,7 +21,7 @@ from .text_embeddings import (
     Text,
     TextEmbeddings,
     damaged_embedding,
-    read_texts,
+    read_texts_from,
     require_like,
     text_bytes,
 )
@@ -50,7 +53,7 @@ def embed_prompts(folder: Path, recipe: Recipe, form: TextForm | None) -> TextEm
 
 
 def embed_sample_prompts(
-    store: Path, folder: Path, prompts: Sequence[str], recipe: Recipe, form: TextForm, device: str
+    store: Path | Place, folder: Path, prompts: Sequence[str], recipe: Recipe, form: TextForm, device: str
 ) -> dict[str, str]:
     """Write the embedding of every sample's prompt to the store; existing ones stay.
 
@@ -63,9 +66,13 @@ def embed_sample_prompts(
         StoreError: the store cannot be written.
     """
     refused: dict[str, str] = {}
-    with writing(store), made_folder(store, store / PROMPTS):
-        pass
-    if missing := [prompt for prompt in dict.fromkeys(prompts) if not prompt_file(store, prompt).exists()]:
+    place = place_of(store)
+    if isinstance(place, Folder):
+        with place.writing(), made_folder(place.path, place.path / PROMPTS):
+            pass
+    there = set(place.names(PROMPTS))  # one look at a folder, or one listing of a bucket
+    names = {prompt: _name_of(prompt) for prompt in prompts}
+    if missing := [prompt for prompt, name in names.items() if name not in there]:
         read = form.load(folder, recipe, device=device)
         for prompt in missing:
             try:
@@ -73,24 +80,26 @@ def embed_sample_prompts(
             except ConfigError as error:
                 refused[prompt] = str(error)
                 continue
-            with writing(store):
-                publish(store / "tmp", prompt_file(store, prompt), content, within=store)
+            with place.writing():
+                place.create(f"{PROMPTS}/{names[prompt]}", content)
         del read
         if device.startswith("cuda"):
             torch.cuda.empty_cache()
     return refused
 
 
-def load_prompt_embeddings(store: Path, prompts: Sequence[str], negative: Text | None) -> TextEmbeddings:
+def load_prompt_embeddings(store: Path | Place, prompts: Sequence[str], negative: Text | None) -> TextEmbeddings:
     """The embeddings that `embed_sample_prompts` wrote, one for each prompt.
 
     Raises:
         WorldModelError: one is not there, or is of another form than the first.
+        StoreError: they are in a bucket, which refuses or does not answer.
     """
+    place = place_of(store)
     texts: list[Text] = []
     for prompt in prompts:
-        path, owner = prompt_file(store, prompt), f"the embedding of the prompt {prompt!r}"
-        branches = read_texts(path, owner, within=store)
+        name, owner = f"{PROMPTS}/{_name_of(prompt)}", f"the embedding of the prompt {prompt!r}"
+        path, branches = place.location(name), read_texts_from(place, name, owner)
         if PROMPT_BRANCH not in branches:
             raise damaged_embedding(path, owner, ValueError("it holds no prompt"))
         text = branches[PROMPT_BRANCH]
@@ -101,4 +110,8 @@ def load_prompt_embeddings(store: Path, prompts: Sequence[str], negative: Text |
 
 def prompt_file(store: Path, prompt: str) -> Path:
     """File of a store that holds the embedding of a sample's prompt."""
-    return store / PROMPTS / f"{hashlib.sha256(prompt.encode()).hexdigest()[:32]}.safetensors"
+    return store / PROMPTS / _name_of(prompt)
+
+
+def _name_of(prompt: str) -> str:
+    return f"{hashlib.sha256(prompt.encode()).hexdigest()[:32]}.safetensors"

@@ -7,17 +7,20 @@ nothing of it is known but the names. Each tensor is of one prompt and begins wi
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 from torch import Tensor
 
-from ...pipeline.errors import WorldModelError
+from ...pipeline.errors import TheWorldError, WorldModelError
+from ...pipeline.files.folder import Folder
+from ...pipeline.files.places import Place
 from ...pipeline.files.plain import open_file
 from ...pipeline.latents.world_model import WorldModel
 
@@ -59,11 +62,16 @@ class TextEmbeddings:
         Raises:
             WorldModelError: it is not what was written.
         """
+        return cls.load_from(Folder(path.parent), path.name)
+
+    @classmethod
+    def load_from(cls, store: Place, name: str) -> TextEmbeddings:
+        """`load` of a file of a store, in a folder or in a bucket; raises StoreError if the bucket refuses."""
         owner = "the embedding of the recipe's prompt"
-        branches = read_texts(path, owner, within=path.parent)
+        branches = read_texts_from(store, name, owner)
         prompt, negative = branches.get(PROMPT_BRANCH), branches.get(NEGATIVE_BRANCH)
         if prompt is not None and negative is not None:
-            require_like(negative, prompt, path, owner)
+            require_like(negative, prompt, store.location(name), owner)
         return cls(() if prompt is None else (prompt,), negative)
 
     @classmethod
@@ -130,19 +138,33 @@ def read_texts(path: Path, owner: str, *, within: Path) -> dict[str, dict[str, T
     Raises:
         WorldModelError: it cannot be read, or holds something else.
     """
-    texts: dict[str, dict[str, Tensor]] = {}
     try:
         open_file(path, MAX_EMBEDDING_BYTES, within=within).close()  # a pipe would block the library
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - it is no mapping
-                branch, _, own = name.partition("/")
-                texts.setdefault(branch, {})[own or ROWS] = _require_embedding(file.get_tensor(name))
+            names = file.keys()
+            return _by_branch((name, file.get_tensor(name)) for name in names)
     except (OSError, ValueError, SafetensorError) as error:
         raise damaged_embedding(path, owner, error) from error
-    return texts
 
 
-def require_like(text: Text, first: Text, path: Path, owner: str) -> None:
+def read_texts_from(store: Place, name: str, owner: str) -> dict[str, dict[str, Tensor]]:
+    """`read_texts` of a file of a store, in a folder or in a bucket.
+
+    Raises:
+        WorldModelError: it cannot be read, or holds something else.
+        StoreError: the bucket refuses or does not answer.
+    """
+    if isinstance(store, Folder):
+        return read_texts(store.path / name, owner, within=store.path)
+    try:
+        return _by_branch(load_tensors(store.read(name, MAX_EMBEDDING_BYTES)).items())
+    except TheWorldError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        raise damaged_embedding(store.location(name), owner, error) from error
+
+
+def require_like(text: Text, first: Text, path: Path | str, owner: str) -> None:
     """Refuse a text of another form than the first one: other tensors, or vectors of other lengths.
 
     Raises:
@@ -152,7 +174,7 @@ def require_like(text: Text, first: Text, path: Path, owner: str) -> None:
         raise damaged_embedding(path, owner, ValueError(f"it has the tensors {ours}, and others have {theirs}"))
 
 
-def damaged_embedding(path: Path, owner: str, error: Exception) -> WorldModelError:
+def damaged_embedding(path: Path | str, owner: str, error: Exception) -> WorldModelError:
     """The error for a file of embeddings that cannot be read; `owner` says whose they are."""
     return WorldModelError(
         f"{path}, {owner}, cannot be read: {error}. Remove it and run precompute again: it is made anew"
@@ -180,6 +202,14 @@ def stack_rows(texts: Sequence[Text], length: int) -> Tensor | None:
 
 def _named(branch: str, text: Text) -> dict[str, Tensor]:
     return {branch if name == ROWS else f"{branch}/{name}": value.contiguous() for name, value in text.items()}
+
+
+def _by_branch(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    texts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors:
+        branch, _, own = name.partition("/")
+        texts.setdefault(branch, {})[own or ROWS] = _require_embedding(tensor)
+    return texts
 
 
 def _form(text: Text) -> dict[str, tuple[int, int]]:
