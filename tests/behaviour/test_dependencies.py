@@ -21,7 +21,7 @@ from theworld.pipeline.messages import install_extra
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-TESTED_EXTRAS = ("datasets", "test", "dev")
+TESTED_EXTRAS = ("datasets", "docs", "test", "dev")
 
 FLOORS = {
     "datasets": ("5.2.0", "CVE-2026-57845: load_dataset('pandas') unpickled"),
