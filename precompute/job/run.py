@@ -238,7 +238,7 @@ def _worker_setup(
 ) -> dict[str, Any]:
     """The fields of `WorkerSetup`; embeds the recipe's prompts if that was not done before."""
     world = prepared.world
-    has_text = store.place.entry(PROMPT) is not None  # one that is there stays: all shards see the same embeddings
+    has_text = PROMPT in store.place.names("")  # one that is there stays: all shards see the same embeddings
     if not has_text and (text := embed_prompts(world.folder, prepared.recipe, world.family.text)) is not None:
         with store.place.writing():
             store.place.create(PROMPT, text.to_bytes())

@@ -151,6 +151,20 @@ def test_embeddings_of_prompts_are_in_the_bucket_and_are_made_once(tmp_path: Pat
         run_precompute(in_bucket(listed, world, **own))
 
 
+def test_a_bad_hour_of_the_bucket_loses_nothing_and_makes_nothing_twice(
+    tmp_path: Path, world: Path, server: S3Server
+) -> None:
+    images = make_images(tmp_path / "in", 12)
+    server.faults.lost = server.faults.unavailable = server.faults.conflicts = 0.05
+    report = run_precompute(in_bucket(images, world, shard_size=3))
+    server.faults.lost = server.faults.unavailable = server.faults.conflicts = 0.0
+    assert (report.written, report.bad, report.stored) == (12, 0, 12)
+    store = open_store(report.store)
+    assert sorted(store.keys) == sorted(set(store.keys))
+    assert verify(store.place, level="deep").findings == ()
+    assert all_latents(report) == all_latents(run_precompute(config(images, tmp_path / "cache", world, shard_size=3)))
+
+
 @pytest.mark.parametrize("refusal", [(401, "InvalidAccessKeyId"), (403, "AccessDenied"), (404, "NoSuchBucket")])
 def test_a_bucket_that_refuses_is_named_within_seconds(
     tmp_path: Path, world: Path, server: S3Server, refusal: tuple[int, str]

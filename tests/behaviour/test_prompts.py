@@ -16,6 +16,7 @@ from PIL import Image
 
 from tests.miniatures.world_model import add_text_encoder, save_mini_world
 from theworld.pipeline.errors import ConfigError, Interrupted, StoreError
+from theworld.pipeline.files.folder import Folder
 from theworld.pipeline.latents.keys import key_of_sample
 from theworld.pipeline.machine import resolve_device
 from theworld.pipeline.store.folder import LatentStore, open_store
@@ -26,7 +27,6 @@ from theworld.precompute.job.report import Report
 from theworld.precompute.job.run import run_precompute
 from theworld.precompute.live.audit import audit
 from theworld.precompute.media.images import load_image
-from theworld.precompute.worlds import prompts as text
 from theworld.precompute.worlds.prompts import embed_prompts
 from theworld.precompute.worlds.registry import load_world
 from theworld.precompute.worlds.source import resolve_world
@@ -106,11 +106,14 @@ def test_a_prompt_that_cannot_be_used_costs_its_own_samples_alone(world: Path, t
 def test_a_disk_too_full_for_the_embeddings_is_said(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompts: dict[str, str]
 ) -> None:
-    def fill_up(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    create = Folder.create
 
-    for module in (job, text):
-        monkeypatch.setattr(module, "publish", fill_up)
+    def fill_up(folder: Folder, name: str, content: bytes) -> bool:
+        if name.startswith("prompt"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return create(folder, name, content)
+
+    monkeypatch.setattr(Folder, "create", fill_up)
     with pytest.raises(StoreError, match=r"No space left on device.*Free some space"):
         run(three(tmp_path / "in"), tmp_path / "cache", world, **prompts)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from theworld.pipeline.credentials import hide_passwords, is_secret, secret_names
+from theworld.pipeline.credentials import bucket_names, hide_passwords, is_secret, secret_names
 from theworld.pipeline.errors import ConfigError, WorldModelError
 from theworld.pipeline.files.hub import fetch
 from theworld.pipeline.files.local import require_local
@@ -17,10 +17,17 @@ from theworld.pipeline.files.local import require_local
     [
         *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"),
         *("AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN", "GITHUB_TOKEN", "OPENAI_API_KEY", "PGPASSWORD_PASSWORD", "x_apikey"),
+        "AZURE_STORAGE_ACCOUNT_KEY",
     ],
 )
 def test_names_of_secrets_are_known(name: str) -> None:
     assert is_secret(name, "x")
+
+
+def test_what_opens_a_bucket_is_told_from_other_secrets() -> None:
+    of_buckets = ["AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3", "AZURE_STORAGE_ACCOUNT_KEY", "GOOGLE_SERVICE_ACCOUNT"]
+    names = [*of_buckets, "https_proxy", "HF_TOKEN", "WANDB_API_KEY", "PATH"]
+    assert bucket_names(dict.fromkeys(names, "x")) == [*of_buckets, "https_proxy"]
 
 
 @pytest.mark.parametrize(
