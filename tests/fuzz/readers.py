@@ -57,6 +57,7 @@ from theworld.train.config import TrainConfig
 from theworld.train.evaluation.evaluate import read_evaluation
 from theworld.train.evaluation.live_answer import read_gate
 from theworld.train.language.lm import load_language_model, load_tokenizer_only
+from theworld.train.language.tokenizer_files import read_prompt_format
 from theworld.train.language.weights import find_weights
 from theworld.train.questions.readers import digest_of, files_of
 from theworld.train.questions.record import read_question_file
@@ -392,7 +393,11 @@ def _load_world(folder: Path) -> None:
 
 def _read_lm(folder: Path) -> None:
     place = str(folder / "lm")
-    each(lambda: find_context_limits(place), lambda: load_tokenizer_only(find_weights(place)))
+    each(
+        lambda: find_context_limits(place),
+        lambda: load_tokenizer_only(find_weights(place)),
+        lambda: read_prompt_format(find_weights(place)),
+    )
 
 
 def _load_lm(folder: Path) -> None:
@@ -473,7 +478,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: commits",
-            covers=("pipeline.files.folder:Folder.read", "pipeline.files.plain:read_json_text"),
+            covers=("pipeline.files.folder:Folder.read",),
             cases=lambda s: s.stores_with("commits/*"),
             use=_use_store,
             mends=(_reseal,),
@@ -742,6 +747,8 @@ def readers(seeds: Seeds) -> list[Reader]:
             covers=(
                 *("train.language.lm:_architecture", "train.language.lm:_load_tokenizer"),
                 *("train.language.lm:load_lm_config", "train.reader.context_budget:_read_room"),
+                "train.language.tokenizer_files:FileTokenizer.from_pretrained",
+                *("train.language.tokenizer_files:_object", "train.language.tokenizer_files:read_prompt_format"),
                 "pipeline.files.tokenizer_json:check_tokenizer_json",
             ),
             cases=lambda s: s.language_model("*.json"),
