@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from typer.main import get_command
@@ -48,7 +49,9 @@ def _section(name: str, command: Any) -> Iterator[str]:
         if param.name not in _EVERYWHERE:
             panels[getattr(param, "rich_help_panel", None) or ""].append(_row(param, context))
     if command.epilog:
-        yield from (command.epilog.replace("Example: ", "Example: `", 1) + "`", "")
+        example, page = (line.split(": ", 1)[1] for line in command.epilog.split("\n\n"))
+        target = page.removeprefix("docs/") if page.startswith("docs/") else f"../{page}"
+        yield from (f"Example: `{example}` ([{Path(page).name}]({target}))", "")
     for panel, rows in sorted(panels.items(), key=lambda item: item[0] != ""):  # those of no panel first, as in --help
         yield from (f"**{panel}**", "") if panel else ()
         yield from ("| | |", "|---|---|", *rows, "")

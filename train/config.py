@@ -51,7 +51,7 @@ class TrainConfig(BaseModel):
     questions: Annotated[
         LocalPath,
         setting(
-            "Questions file: JSONL, LLaVA, … Its layouts: docs/questions.md.", default="the cache's own", place=True
+            "Questions file: JSONL, LLaVA and other formats (docs/questions.md).", default="the cache's own", place=True
         ),
     ]
     columns: Annotated[
@@ -62,7 +62,7 @@ class TrainConfig(BaseModel):
     images: Annotated[
         LocalPath | None,
         setting(
-            "Folder that image names of the questions are relative to. With --no-cache also what the store was made "
+            "Folder of the images that the questions name. With --no-cache: also the inputs that the store was made "
             "from.",
             default="beside the questions",
             place=True,
@@ -72,21 +72,20 @@ class TrainConfig(BaseModel):
     holdout: Annotated[
         float,
         Field(ge=0, lt=1),
-        _running("Share of images held out for tests where no question states a split; 0 trains on all."),
+        _running("Share of images held out for the test, if no question states a split; 0 trains on all."),
     ] = 0.2
     """By a hash of the image or scene: questions/holdout.py. With `validate_every` as much again for `validation`."""
     show_choices: Annotated[
         ShowChoices,
         setting(
-            "none, list or letters: whether the prompt shows a question's choices, and how; with letters, a letter "
-            "is the answer."
+            "How the prompt shows a question's choices: none, list or letters. With letters, the answer is a letter."
         ),
     ] = "none"
     """The wordings: language/choice_prompts.py."""
     max_bad: Annotated[
         int,
         Field(ge=0),
-        _running("Questions that may be left out: wrong rows, too long, without latents. Each is reported."),
+        _running("Most questions to leave out for each problem (wrong row, too long, no latents). Each is reported."),
     ] = 0
     """For each of these reasons."""
     lm: Annotated[
@@ -98,7 +97,7 @@ class TrainConfig(BaseModel):
     steps: Annotated[
         int | None,
         Field(ge=0),
-        setting("Rollout steps to read; of several (0,8) one in each update.", default="all the store has", text=True),
+        setting("Rollout steps to read. Of 0,8 each update draws one.", default="all the store has", text=True),
     ] = None
     """K. A list, `[0, 8]` or "0,8", sets `steps_drawn`."""
     steps_drawn: tuple[Annotated[int, Field(ge=0)], ...] | None = None
@@ -108,7 +107,7 @@ class TrainConfig(BaseModel):
         LayoutName,
         _of_tokens(f"{', '.join(LAYOUTS[:-1])} or {LAYOUTS[-1]}. Counted by `theworld tokens`."),
     ] = "patch"
-    patch: Annotated[int, Field(ge=1), _of_tokens("Cells per side of a token.")] = PATCH
+    patch: Annotated[int, Field(ge=1), _of_tokens("Cells per side of the square that becomes one token.")] = PATCH
     """4 keeps every number, needs a quarter of the tokens of 2, learned faster."""
     pool: Annotated[
         PoolName, _of_tokens("mean, max, minmax or stride: how cells that share a token are summarised.")
@@ -116,10 +115,10 @@ class TrainConfig(BaseModel):
     pool_steps: Annotated[
         int | None,
         Field(ge=1),
-        _of_tokens("Future frames that share tokens.", default="1; 2 pooled, 4 hierarchical"),
+        _of_tokens("Future frames that share a token.", default="1; 2 pooled, 4 hierarchical"),
     ] = None
-    coarse: Annotated[int, Field(ge=1), _of_tokens("hierarchical: patches per side that share a token in between.")] = 2
-    queries: Annotated[int, Field(ge=1), _of_tokens("resampler: world tokens in all.")] = 32
+    coarse: Annotated[int, Field(ge=1), _of_tokens("hierarchical: patches per side in a token of a middle frame.")] = 2
+    queries: Annotated[int, Field(ge=1), _of_tokens("resampler: total number of world tokens.")] = 32
     max_world_steps: Annotated[int, Field(ge=0), _running("Most rollout steps that a run can learn to read.")] = 16
     lora_rank: Annotated[int, Field(ge=1), _running("Rank of the LoRA adapters.")] = 16
     lora_alpha: Annotated[int, Field(ge=1), _running("LoRA scaling: alpha / rank.")] = 32
@@ -133,12 +132,12 @@ class TrainConfig(BaseModel):
     modules_to_save: Annotated[
         tuple[ModuleName, ...] | None,
         Field(min_length=1),
-        _running("Norms of the language model to train a copy of, such as input_layernorm.", default="none", text=True),
+        _running("Norms of the language model to train as copies, such as input_layernorm.", default="none", text=True),
     ] = None
     """As of peft; other modules are refused: a copy of the embeddings would be as large as the model."""
     learning_rate: Annotated[float, Field(gt=0), _running("Peak learning rate.", names=["--lr"])] = 2e-3
     batch_size: Annotated[int, Field(ge=1), _running("Images per update, each with its questions.")] = 8
-    pack: Annotated[int, Field(ge=1), _running("Most questions of one image in a packed row.")] = 8
+    pack: Annotated[int, Field(ge=1), _running("Most questions of one image in one packed row.")] = 8
     """They share the image's world tokens; more get another row. Changes no question's loss."""
     train_steps: Annotated[int, Field(ge=1), _running("Updates to train for.", names=["--max-steps"])] = 800
     epochs: Annotated[float | None, Field(gt=0), _running("Passes over the questions, instead of --train-steps.")] = (
@@ -148,22 +147,22 @@ class TrainConfig(BaseModel):
         0.05
     )
     """It then falls to zero along a cosine."""
-    max_grad_norm: Annotated[float, Field(gt=0), _running("Largest norm of a gradient; clipped above.")] = 1.0
-    seed: Annotated[int, Field(ge=0, lt=2**32), _running("Seed of weights and order.")] = 0
+    max_grad_norm: Annotated[float, Field(gt=0), _running("Gradients with a larger norm are clipped to it.")] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**32), _running("Seed of the initial weights and of the order.")] = 0
     device: Annotated[DeviceName, _running("auto, cpu or cuda.")] = "auto"
-    dtype: Annotated[DtypeName, _running("auto, float32 or bfloat16, of the frozen language model.")] = "auto"
+    dtype: Annotated[DtypeName, _running("Precision of the frozen language model: auto, float32 or bfloat16.")] = "auto"
     """Trained parameters stay float32."""
-    adapter_dtype: Annotated[DtypeName, _running("auto, float32 or bfloat16, of what LoRA computes.")] = "auto"
+    adapter_dtype: Annotated[DtypeName, _running("Precision of LoRA's products: auto, float32 or bfloat16.")] = "auto"
     """auto is bfloat16 beside a bfloat16 model on a GPU, else float32. bfloat16 rounds the products of LoRA, not its
     weights. The run records which it was, and answers alike."""
     arm: Annotated[
-        str, _running("What the reader sees in place of a rollout, as in `theworld study`: text, frozen, shuffled, …")
+        str, _running("Input in place of the rollout, as in `theworld study`: text, frozen, shuffled, …")
     ] = "rollout"
     """See data/arms.py."""
     futures: Annotated[
         StorePath | None, _running("Store of encoded true futures, for the arm true.", text=True, place=True)
     ] = None
-    labels: Annotated[int | None, Field(ge=1), _running("Train on the first so many scenes only.", default="all")] = (
+    labels: Annotated[int | None, Field(ge=1), _running("Train only on the first so many scenes.", default="all")] = (
         None
     )
     out: Annotated[
@@ -180,17 +179,17 @@ class TrainConfig(BaseModel):
     ] = False
     shuffle: Annotated[
         ShuffleName | None,
-        _running("full, or blocks: within some shards at a time.", default="full; blocks for a store in a bucket"),
+        _running("full, or blocks (of some shards at a time).", default="full; blocks for a store in a bucket"),
     ] = None
     """Decides the order of rows. A training saves which it was, and stays with it wherever its store is moved."""
-    shuffle_window: Annotated[int, Field(ge=1), _running("Shards of a block.")] = 8
+    shuffle_window: Annotated[int, Field(ge=1), _running("Shards in a block of --shuffle blocks.")] = 8
     """A store in a bucket fetches whole shards to local disk, and a block must fit there."""
     shuffle_groups: Annotated[int, Field(ge=1), _running("Machines that each read their own part of the blocks.")] = 1
     """Neighbouring ranks belong together. A machine then fetches one part of the store an epoch."""
     local_cache: Annotated[
         LocalPath | None,
         _running(
-            "Folder of this machine's disk for shards of a store in a bucket.",
+            "Folder on local disk that caches shards of a store in a bucket.",
             default="theworld/shards in the user's cache",
             typed_only="a file may not say where to write",
         ),
@@ -198,7 +197,7 @@ class TrainConfig(BaseModel):
     local_cache_size: Annotated[
         ByteSize | None,
         Field(gt=0),
-        _running("The most that it may take, such as 200GB.", default="half of what is free", text=True),
+        _running("Largest size of this cache, such as 200GB.", default="half of what is free", text=True),
     ] = None
     gradient_checkpointing: Annotated[
         bool | None, _running("Recompute activations: less memory, more time.", default="if not one image fits without")
@@ -207,7 +206,7 @@ class TrainConfig(BaseModel):
     memory: Annotated[
         float | None,
         Field(gt=0),
-        _running("Plan for a GPU of so many GiB.", default="what the GPU has; no limit on a CPU"),
+        _running("Plan for a GPU with this many GiB.", default="what the GPU has; no limit on a CPU"),
     ] = None
     """Decides passes and checkpointing, as an estimate says; see reader/memory.py."""
     attention: Annotated[AttentionName, _running("auto, eager, sdpa, flex_attention or flash_attention_2.")] = "auto"
@@ -218,7 +217,7 @@ class TrainConfig(BaseModel):
     checkpoint_minutes: Annotated[float | None, Field(ge=0), _running("Minutes between checkpoints.")] = 5.0
     """None writes none by time."""
     max_bad_steps: Annotated[
-        int, Field(ge=1), _running("Updates in a row without a finite loss until training stops.")
+        int, Field(ge=1), _running("Stop after this many updates in a row without a finite loss.")
     ] = 10
     """Each of them is skipped."""
     validate_every: Annotated[
@@ -230,10 +229,11 @@ class TrainConfig(BaseModel):
     patience: Annotated[
         int | None,
         Field(ge=1),
-        _running("Validations without a better loss before training stops.", default="never"),
+        _running("Stop after this many validations without a lower loss.", default="never"),
     ] = None
     report_to: Annotated[
-        TrackerName, _running("tensorboard, wandb or trackio.", typed_only="it may send the training to a service")
+        TrackerName,
+        _running("Tracker: tensorboard, wandb or trackio.", typed_only="it may send the training to a service"),
     ] = "none"
     """In addition to the run folder's metrics.json."""
 

@@ -22,21 +22,26 @@ from .settings import settings_of
 @settings_of(AnswerConfig)
 def ask(
     run: options.RunFolder,
-    image: Annotated[Path, typer.Argument(help="Image file; a video where the run read encoded videos.")],
-    question: Annotated[str, typer.Argument(help="What to ask about it.")],
+    image: Annotated[Path, typer.Argument(help="Image file, or a video if the run was trained on encoded videos.")],
+    question: Annotated[str, typer.Argument(help="Question about the image.")],
     choices: Annotated[
         str | None, typer.Option(help="Answers to choose from, separated by commas. (default: generate one)")
     ] = None,
     choice: Annotated[
-        list[str] | None, typer.Option("--choice", help="One answer to choose from, commas and all; repeat it.")
+        list[str] | None,
+        typer.Option("--choice", help="One answer to choose from; it may contain commas. Can be repeated."),
     ] = None,
     steps: options.ReadSteps = None,
     adaptive: Annotated[
         str | None,
-        typer.Option(help="Choose the rollout steps: 'gate', learned with the run; or a rule, static=0, with --type."),
+        typer.Option(
+            help="How many rollout steps to read: 'gate' (made by `policies`), or a rule, static=0, with --type."
+        ),
     ] = None,
     draws: options.Draws = None,
-    kind: Annotated[str | None, typer.Option("--type", help="Type of the question, for a rule of --adaptive.")] = None,
+    kind: Annotated[
+        str | None, typer.Option("--type", help="Type of the question; a rule of --adaptive needs it.")
+    ] = None,
     lm: options.MovedLm = None,
     world: options.MovedWorld = None,
     preview: Annotated[Path | None, typer.Option(help="Save image, rollout and answer as a PNG.")] = None,
@@ -47,7 +52,7 @@ def ask(
     *,
     typed: dict[str, Any],
 ) -> None:
-    """Roll one image forward on the spot and answer a question about it."""
+    """Predict the future of one image now, and answer a question about it."""
     from ...train.runs.meta import read_meta
 
     offered = [*(split_names(choices, "--choices", example="left,right") if choices else ()), *(choice or ())]

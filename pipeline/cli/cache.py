@@ -44,11 +44,11 @@ def _audit_option(help: str) -> Any:
     return typer.Option(help=help, rich_help_panel=_AUDIT)
 
 
-@cache_app.command("list", example="theworld cache list latents")
+@cache_app.command("list", example="theworld cache list latents", page="docs/store.md")
 def list_(
     cache: Annotated[Path, typer.Argument(help="Folder of stores.")] = DEFAULT_CACHE, as_json: Json = False
 ) -> None:
-    """The stores of a cache folder: path, recipe id, kind, format, samples, bytes."""
+    """List the stores of a cache folder: path, recipe id, kind, format, samples, bytes."""
     from ..progress import print_error, print_json, print_lines
     from ..store.folder import is_store, load_store, stores_in
 
@@ -93,13 +93,13 @@ def list_(
         raise typer.Exit(1)
 
 
-@cache_app.command(example="theworld cache info latents")
+@cache_app.command(example="theworld cache info latents", page="docs/cache.md")
 def info(
     store: Store = DEFAULT_CACHE,
     samples: Annotated[int, typer.Option(min=0, help="Check this many samples, evenly spread.")] = 256,
     as_json: Json = False,
 ) -> None:
-    """What a store holds: recipe, counts, bytes, mean and std by channel, motion, health."""
+    """Show what a store holds: recipe, counts, bytes, mean and std by channel, motion, health."""
     from ..progress import print_json, print_lines
     from ..store.upkeep.summary import summarise
 
@@ -110,12 +110,12 @@ def info(
         print_lines(*summary.lines())
 
 
-cache_app.command(example="theworld cache preview latents --out look")(preview)
+cache_app.command(example="theworld cache preview latents --out look", page="docs/cache.md")(preview)
 
 
-@cache_app.command(example="theworld cache failed latents")
+@cache_app.command(example="theworld cache failed latents", page="docs/store.md")
 def failed(store: Store = DEFAULT_CACHE, as_json: Json = False) -> None:
-    """Which inputs have no latent, and why: source, reason, attempts, message."""
+    """List the inputs that have no latent: source, reason, attempts, message."""
     from ..progress import print_json, print_lines
 
     opened = _open(store, tolerate_damage=True)
@@ -131,16 +131,16 @@ def failed(store: Store = DEFAULT_CACHE, as_json: Json = False) -> None:
     print_lines(f"{opened.place}: {len(rows)} inputs without a latent{f': {counts}' if rows else ''}", err=True)
 
 
-@cache_app.command(example="theworld cache verify latents --read")
+@cache_app.command(example="theworld cache verify latents --read", page="docs/cache.md")
 def verify(
     store: Store = DEFAULT_CACHE,
     read: Annotated[bool, typer.Option("--read", help="Read every payload and compare its checksum.")] = False,
     deep: Annotated[bool, typer.Option("--deep", help="Also encode each row again and compare.")] = False,
     sample: Annotated[
-        str | None, typer.Option(help="i/n: only every n-th shard, from the i-th; n runs cover all.")
+        str | None, typer.Option(help="i/n: check every n-th shard, starting at the i-th; n such runs check all.")
     ] = None,
     recompute: Annotated[
-        int | None, typer.Option(min=1, help="Audit: make this many random samples again, and compare.")
+        int | None, typer.Option(min=1, help="Audit: compute this many random samples again and compare them.")
     ] = None,
     images: Annotated[Path | None, options.images_of_store(_AUDIT)] = None,
     seed: Annotated[int | None, _audit_option("Which samples. (default: by the time; printed)")] = None,
@@ -152,7 +152,7 @@ def verify(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Is everything there, and is it what was committed? Changes nothing. Exit code 1 where damage is found."""
+    """Check that a store is complete and undamaged. Changes nothing. Exit code 1 if damage is found."""
     from ..progress import Progress, print_json, print_lines
     from ..store.folder import resolve_place
     from ..store.upkeep.verify import verify as run_verify
@@ -183,7 +183,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@cache_app.command(example="theworld cache repair latents --apply")
+@cache_app.command(example="theworld cache repair latents --apply", page="docs/store.md")
 def repair(
     store: Store = DEFAULT_CACHE,
     deep: Annotated[bool, typer.Option("--deep", help="Find damage as `verify --deep` does.")] = False,
@@ -223,14 +223,14 @@ def repair(
         raise typer.Exit(1)
 
 
-@cache_app.command(example="theworld cache gc latents --grace 14d")
+@cache_app.command(example="theworld cache gc latents --grace 14d", page="docs/store.md")
 def gc(
     store: Store = DEFAULT_CACHE,
     grace: Annotated[str, typer.Option(help="Keep files changed within this time: 14d, 36h; at least 1h.")] = "14d",
     apply: Apply = False,
     as_json: Json = False,
 ) -> None:
-    """Delete what killed writers left: unfinished files, and payloads without a record. Never latents."""
+    """Delete leftovers of killed writers: unfinished files, and payloads without a record. Never deletes latents."""
     from ..progress import print_json, print_lines
     from ..store.folder import resolve_store
     from ..store.upkeep.repair import gc as run_gc
@@ -259,17 +259,17 @@ def gc(
         print_lines("nothing was changed; --apply deletes these files")
 
 
-cache_app.command(example="theworld cache drop latents --match '^licence-withdrawn/' --apply")(drop)
+cache_app.command(example="theworld cache drop latents --match '^withdrawn/' --apply", page="docs/store.md")(drop)
 
 
-@cache_app.command(example="theworld cache compact latents --apply")
+@cache_app.command(example="theworld cache compact latents --apply", page="docs/store.md")
 def compact(
     store: Store = DEFAULT_CACHE,
     apply: Apply = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Make full shards of small ones: few files, and no empty rows in the Zarr array; the same bits."""
+    """Join small shards into full ones: fewer files, no empty rows in the Zarr array, the same bits."""
     from ..progress import Progress, print_json, print_lines
     from ..store.folder import resolve_store
     from ..store.upkeep.compact import compact as run_compact
@@ -281,17 +281,17 @@ def compact(
     print_lines(*done.lines(applied=apply), paths=True)
 
 
-@cache_app.command(example="theworld cache explain latents --steps 16")
+@cache_app.command(example="theworld cache explain latents --steps 16", page="docs/store.md")
 @settings_of(PrecomputeConfig, panel=DECIDES_LATENTS)
 def explain(
     a: Annotated[Path, typer.Argument(help="A store.")],
-    b: Annotated[Path | None, typer.Argument(help="Another store; or give precompute's flags instead.")] = None,
+    b: Annotated[Path | None, typer.Argument(help="Another store. Without it, give flags of precompute.")] = None,
     config: options.ConfigFile = None,
     as_json: Json = False,
     *,
     typed: dict[str, Any],
 ) -> None:
-    """Why two stores, or a store and precompute's flags, do not share latents: the fields that differ."""
+    """Show the recipe fields in which two stores, or a store and flags of precompute, differ."""
     from ..latents.recipe import difference
     from ..progress import print_json, print_lines
     from ..store.folder import load_store, resolve_place
@@ -327,7 +327,7 @@ def explain(
 _SHARD = "Samples per shard of a new store. (default: the copied store's)"
 
 
-@cache_app.command(example="theworld cache export latents copies --format webdataset")
+@cache_app.command(example="theworld cache export latents copies --format webdataset", page="docs/store.md")
 def export(
     store: Store,
     cache: Annotated[Path, typer.Argument(help="Another cache folder.")],
@@ -340,7 +340,7 @@ def export(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Copy a store, or a part of it, into another folder or format; the same bits, the same recipe id."""
+    """Copy a store or a part of it into another folder or format, with the same bits and recipe id."""
     from ..progress import Progress
     from ..store.upkeep.transfer import export as run_export
     from ..store.upkeep.transfer import keys_of_sources, named_keys
@@ -365,14 +365,14 @@ def export(
     _report_copies(target.place, [copied], source.damage, as_json)
 
 
-@cache_app.command(example="theworld cache merge latents part1/latents part2/latents")
+@cache_app.command(example="theworld cache merge latents part1/latents part2/latents", page="docs/store.md")
 def merge(
     target: Annotated[Path, typer.Argument(help="A store of the same recipe, or a cache folder, created if needed.")],
     stores: Annotated[list[Path], typer.Argument(help="Stores to copy from, also hf://datasets/ORG/NAME.")],
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Bring stores of one recipe together, made on several machines say. Can be repeated at will."""
+    """Merge stores of one recipe, for example from several machines. Can be repeated."""
     from ..progress import Progress
     from ..store.upkeep.transfer import merge as run_merge
 

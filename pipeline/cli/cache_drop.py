@@ -26,7 +26,7 @@ def drop(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Take latents out of a store: a withdrawn licence, say. They become invisible, and are not made again.
+    """Remove latents from a store, for example after a withdrawn licence. They are not made again.
 
     Their old shards go to lost+found/, for a person to delete. Without --keys and --match, finish an interrupted drop.
     """

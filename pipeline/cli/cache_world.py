@@ -22,10 +22,10 @@ def preview(
     steps: Annotated[int | None, typer.Option(min=0, help="Rollout steps to show. (default: all)")] = None,
     images: ImagesOfStore = None,
     true: Annotated[
-        Path | None, typer.Option(help="Store of kind frames with the true futures, for a second row.")
+        Path | None, typer.Option(help="Store of the true futures (--kind frames), shown in a second row.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("preview"),
-    video: Annotated[bool, typer.Option("--video", help="Also an MP4.")] = False,
+    video: Annotated[bool, typer.Option("--video", help="Also write an MP4.")] = False,
     world: MovedWorld = None,
     device: Device = None,
     quiet: Quiet = False,

@@ -28,8 +28,8 @@ _CONTROLS = ("frozen", "shuffled", "noise")
 
 def demo(
     out: Annotated[Path, typer.Argument(help="Folder for all files of the demo.")] = Path("demo"),
-    scenes: Annotated[int, typer.Option(min=18, help="Scenes; every third is a test scene.")] = 900,
-    train_steps: Annotated[int, typer.Option(min=1, help="Updates of each of the two readers.")] = 800,
+    scenes: Annotated[int, typer.Option(min=18, help="Number of scenes; every third is a test scene.")] = 900,
+    train_steps: Annotated[int, typer.Option(min=1, help="Training updates of each of the two adapters.")] = 800,
     device: Device = None,
     quiet: Quiet = False,
     as_json: Json = False,

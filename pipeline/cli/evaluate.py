@@ -36,14 +36,14 @@ def evaluate(
     runs: options.Runs = None,
     store: Annotated[
         Path | None,
-        typer.Option(help="A store of the run's recipe; for --draws of kind samples. (default: as trained)"),
+        typer.Option(help="Store of the run's recipe; with --draws, a store of kind samples. (default: as trained)"),
     ] = None,
     questions: options.QuestionsOfRun = None,
     split: options.Split = "test",
     steps: options.ReadSteps = None,
     shown: Annotated[
         str | None,
-        typer.Option(help="Ablations of each trained run, without training again: frozen,shuffled,noise,reversed, …"),
+        typer.Option(help="Ablations: show the trained adapter another input, such as frozen,shuffled,noise,reversed."),
     ] = None,
     show_choices: Annotated[
         str | None, typer.Option(help=f"{help_of(TrainConfig, 'show_choices')} (default: as trained)")
@@ -51,18 +51,20 @@ def evaluate(
     draws: options.Draws = None,
     live: Annotated[
         bool,
-        typer.Option("--live", help="Roll the --draws out on the spot, held in memory; no store of them is read."),
+        typer.Option(
+            "--live", help="Compute the --draws now and hold them in memory, instead of reading a store of them."
+        ),
     ] = False,
     lm: options.MovedLm = None,
     rescore: Annotated[
         bool,
-        typer.Option("--rescore", help="Judge the saved answers again by today's rules for own words; no model runs."),
+        typer.Option("--rescore", help="Score the saved free answers again by the current rules; loads no model."),
     ] = False,
     report: Annotated[Path | None, _page_option("Write a page with plots and examples: one HTML file.")] = None,
     images: Annotated[
         Path | None,
         typer.Option(
-            help="Folder that image names of the questions are relative to; the page's pictures come from it, too. "
+            help="Folder of the images that the questions name; also for the pictures of the page. "
             "(default: as trained)"
         ),
     ] = None,
@@ -70,7 +72,10 @@ def evaluate(
     batch_size: options.AnswerBatch = 64,
     generate: Annotated[
         bool,
-        typer.Option("--generate/--no-generate", help="Generate answers to choices too; takes twice the time."),
+        typer.Option(
+            "--generate/--no-generate",
+            help="Also answer questions with choices by free generation; takes twice the time.",
+        ),
     ] = True,
     max_bad: Annotated[int | None, options.left_out_option("as trained")] = None,
     futures: Annotated[
@@ -89,7 +94,7 @@ def evaluate(
     *,
     typed: dict[str, Any],
 ) -> None:
-    """Answer a split's questions and print accuracy by question type, runs side by side."""
+    """Answer the test questions with one or more runs, and print accuracy by question type side by side."""
     runs = runs_or_newest(runs)
     max_new_tokens = load_config(AnswerConfig, "answer", None, typed).max_new_tokens
     if rescore:

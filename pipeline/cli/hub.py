@@ -12,16 +12,16 @@ from .options import Json, Quiet
 
 
 def push(
-    run: Annotated[Path, typer.Argument(help="Run folder; or a store, to share as a data set.")],
+    run: Annotated[Path, typer.Argument(help="Run folder, or a store to share as a data set.")],
     hub_id: Annotated[
-        str, typer.Argument(help="ORG/NAME on the Hub, of a store hf://datasets/ORG/NAME; created if it is not there.")
+        str, typer.Argument(help="ORG/NAME on the Hub; for a store hf://datasets/ORG/NAME. Created if needed.")
     ],
     private: Annotated[bool, typer.Option("--private", help="Create a new repository as private.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the card and the files; uploads nothing.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Upload a run to the Hugging Face Hub, or a store, with a card that says what it is and how to use it."""
+    """Upload a run or a store to the Hugging Face Hub, with a card that says what it is and how to use it."""
     import tempfile
 
     from ...train.runs.hub import CARD, prepare_upload

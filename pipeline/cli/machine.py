@@ -20,11 +20,11 @@ def doctor(
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(help='Say, too, what fits a device that is not here, by its name, such as "H100 80GB".'),
+        typer.Option(help='Also say what fits another device, given by name, such as "H100 80GB".'),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Look at this machine: versions, GPU, memory, disk, Hub, sockets. Exits with 2 where most commands would fail."""
+    """Check this machine: versions, GPU, memory, disk, Hub, sockets. Exit code 2 if most commands would fail."""
     from ..accelerators import find_accelerator
     from ..progress import print_json, print_result
     from .doctor import examine, table_of, to_json
@@ -44,7 +44,7 @@ def doctor(
 
 
 def worlds(as_json: Json = False) -> None:
-    """List the world models that --world takes by name, and whose folders and Hub ids it takes."""
+    """List the world models that --world accepts by name, by folder or by Hub id."""
     from ...precompute.worlds.registry import list_worlds, table_of
     from ..progress import print_json, print_result
 

@@ -42,14 +42,14 @@ _EXPERIMENT, _SHARE = "Experiments", "Share a run"
 app = Commands(
     name="theworld",
     cls=Root,
-    help="Predict what happens after an image; train a language model to read the prediction; measure if it helps.",
+    help="Predict what happens after an image, train a language model to read the prediction, measure if it helps.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cache_app, name="cache", rich_help_panel=_LOOK)
-worldlet_app = Commands(help="Train the small models of this package anew.", no_args_is_help=True)
+worldlet_app = Commands(help="Train the small models of this package again.", no_args_is_help=True)
 app.add_typer(worldlet_app, name="worldlet", rich_help_panel=_EXPERIMENT)
 
 
@@ -84,9 +84,7 @@ def main() -> None:
         sys.exit(2)
     except (SystemExit, KeyboardInterrupt):
         raise
-    except (
-        BaseException
-    ) as error:  # a mistake, ours or a library's (Rust's are no Exception), may quote a stranger
+    except BaseException as error:  # a mistake, ours or a library's (Rust's are no Exception), may quote a stranger
         from ..machine import is_out_of_memory
         from ..progress import print_error, print_lines
 
@@ -135,25 +133,37 @@ def _root(
 
 
 # in the order in which one meets them
-app.command(rich_help_panel=_BEGIN, example="theworld demo")(demo)
-app.command(rich_help_panel=_BEGIN, example="theworld doctor")(doctor)
-app.command(rich_help_panel=_WORK, example="theworld precompute photos --steps 8")(precompute)
-app.command(rich_help_panel=_WORK, example="theworld status latents")(status)
-app.command(rich_help_panel=_WORK, example="theworld questions questions.jsonl latents")(questions)
-app.command(rich_help_panel=_WORK, example="theworld train --cache")(train)
-app.command(rich_help_panel=_WORK, example="theworld evaluate runs/1 --report page.html")(evaluate)
+app.command(rich_help_panel=_BEGIN, example="theworld demo", page="README.md")(demo)
+app.command(rich_help_panel=_BEGIN, example="theworld doctor", page="docs/conventions.md")(doctor)
+app.command(rich_help_panel=_WORK, example="theworld precompute photos --steps 8", page="docs/inputs.md")(precompute)
+app.command(rich_help_panel=_WORK, example="theworld status latents", page="docs/cluster.md")(status)
+app.command(rich_help_panel=_WORK, example="theworld questions questions.jsonl latents", page="docs/questions.md")(
+    questions
+)
+app.command(rich_help_panel=_WORK, example="theworld train --cache", page="docs/training.md")(train)
+app.command(rich_help_panel=_WORK, example="theworld evaluate runs/1 --report page.html", page="docs/evaluation.md")(
+    evaluate
+)
 _ASK = "theworld ask runs/1 photo.jpg 'where will the ball land?' --choices left,middle,right"
-app.command(rich_help_panel=_WORK, example=_ASK)(ask)
-app.command(rich_help_panel=_WORK, example="theworld ui runs/1")(ui)
-app.command(rich_help_panel=_LOOK, example="theworld tokens --steps 0,8 --lm google/gemma-2-2b-it")(tokens)
-app.command(rich_help_panel=_LOOK, example="theworld worlds --json")(worlds)
+app.command(rich_help_panel=_WORK, example=_ASK, page="docs/evaluation.md")(ask)
+app.command(rich_help_panel=_WORK, example="theworld ui runs/1", page="docs/evaluation.md")(ui)
+app.command(
+    rich_help_panel=_LOOK, example="theworld tokens --steps 0,8 --lm google/gemma-2-2b-it", page="docs/tokens.md"
+)(tokens)
+app.command(rich_help_panel=_LOOK, example="theworld worlds --json", page="docs/worlds.md")(worlds)
 _STUDY = "theworld study bench/latents --questions bench/questions.jsonl --arms text,steps0,rollout"
-app.command(rich_help_panel=_EXPERIMENT, example=_STUDY)(study)
-app.command(rich_help_panel=_EXPERIMENT, example="theworld policies runs/1 --rule static=0")(policies)
-app.command(rich_help_panel=_EXPERIMENT, example="theworld scenes bench --train 1000 --test 500")(scenes)
-app.command(rich_help_panel=_SHARE, example="theworld push runs/1 ORG/NAME --private")(push)
-app.command(rich_help_panel=_SHARE, example="theworld pull ORG/NAME runs/theirs")(pull)
-worldlet_app.command("build", example="theworld worldlet build my-world --world-minutes 60")(worldlet_build)
+app.command(rich_help_panel=_EXPERIMENT, example=_STUDY, page="docs/benchmark.md")(study)
+app.command(rich_help_panel=_EXPERIMENT, example="theworld policies runs/1 --rule static=0", page="docs/tokens.md")(
+    policies
+)
+app.command(
+    rich_help_panel=_EXPERIMENT, example="theworld scenes bench --train 1000 --test 500", page="docs/benchmark.md"
+)(scenes)
+app.command(rich_help_panel=_SHARE, example="theworld push runs/1 ORG/NAME --private", page="docs/training.md")(push)
+app.command(rich_help_panel=_SHARE, example="theworld pull ORG/NAME runs/theirs", page="docs/training.md")(pull)
+worldlet_app.command("build", example="theworld worldlet build my-world --world-minutes 60", page="docs/benchmark.md")(
+    worldlet_build
+)
 
 
 if __name__ == "__main__":

@@ -127,13 +127,15 @@ _WORDS_OF_OTHERS = {
 class Commands(typer.Typer):
     """Commands as `Command` makes them."""
 
-    def command(self, *args: Any, example: str | None = None, **settings: Any) -> Any:
+    def command(self, *args: Any, example: str | None = None, page: str | None = None, **settings: Any) -> Any:
         """As of Typer.
 
         Args:
             example: a line to type, shown below the help.
+            page: the page of the documentation, from the repository's root; shown below the example.
         """
-        epilog = None if example is None else f"Example: {example}"
+        lines = [f"{name}: {text}" for name, text in (("Example", example), ("Docs", page)) if text]
+        epilog = "\n\n".join(lines) or None  # Typer starts a line at each blank one
         return super().command(*args, **{"cls": Command, "epilog": epilog, **settings})
 
 
@@ -166,13 +168,15 @@ def device_name(typed: str | None) -> Any:
 
 def config_option(panel: str | None = None) -> Any:
     """`--config`."""
-    help = "TOML file of settings, tables precompute and train; flags win over it."
+    help = "TOML file of settings, in tables precompute and train. Flags override it."
     return typer.Option("--config", help=help, rich_help_panel=panel)
 
 
 def jobs_option(default: str, panel: str | None = None) -> Any:
     """`--jobs`."""
-    return typer.Option(min=1, help=f"Processes, of one thread each. (default: {default})", rich_help_panel=panel)
+    return typer.Option(
+        min=1, help=f"Number of processes, with one thread each. (default: {default})", rich_help_panel=panel
+    )
 
 
 Quiet = Annotated[
@@ -184,9 +188,9 @@ ConfigFile = Annotated[Path | None, config_option()]
 Device = Annotated[str | None, device_option()]
 Store = Annotated[Path, typer.Argument(help="A store, or a cache folder with one store in it.")]
 Keys = Annotated[
-    list[str] | None, typer.Option(help="A key, or a text file of keys, one a line; can be repeated. Only these.")
+    list[str] | None, typer.Option(help="Only these keys: a key, or a text file with one key a line. Can be repeated.")
 ]
-Match = Annotated[str | None, typer.Option(help="Regular expression: only images whose name matches.")]
+Match = Annotated[str | None, typer.Option(help="Only images whose name matches this regular expression.")]
 RunFolder = Annotated[Path, typer.Argument(help="Run folder.")]
 
 # --- what reads a run or a store
@@ -199,19 +203,19 @@ def store_typed(value: str | None) -> Any:
 
 def moved_world(panel: str | None = None) -> Any:
     """`--world` of a command that finds the world model by what a recipe says."""
-    help = "The world model's folder or Hub id. (default: where the recipe says)"
+    help = "Folder or Hub id of the world model. (default: as recorded in the recipe)"
     return typer.Option(help=help, rich_help_panel=panel)
 
 
 def images_of_store(panel: str | None = None) -> Any:
     """`--images` of a command that needs the inputs a store was made from."""
-    help = "What the store was made from. (default: the cache's own scenes)"
+    help = "The inputs that the store was made from. (default: the cache's own scenes)"
     return typer.Option(help=help, rich_help_panel=panel)
 
 
 def moved_lm(panel: str | None = None) -> Any:
     """`--lm` of a command that finds the language model by what a run says."""
-    help = "Where the run's language model lies now: a folder, a .gguf file or a Hub id. (default: where the run says)"
+    help = "The run's language model, if it has moved: a folder, a .gguf file or a Hub id. (default: as recorded)"
     return typer.Option("--lm", help=help, rich_help_panel=panel)
 
 
@@ -228,7 +232,7 @@ ReadSteps = Annotated[int | None, typer.Option(min=0, help="Rollout steps to rea
 Runs = Annotated[list[Path] | None, typer.Argument(help="Run folders. (default: the newest under runs)")]
 Draws = Annotated[
     int | None,
-    typer.Option(min=1, help="Average answers over so many draws of the rollout; their agreement is confidence."),
+    typer.Option(min=1, help="Number of rollouts to average an answer over; their agreement is its confidence."),
 ]
 StoreOfRun = Annotated[
     str | None,
@@ -237,12 +241,12 @@ StoreOfRun = Annotated[
     ),
 ]
 QuestionsOfRun = Annotated[Path | None, typer.Option(help="Questions file. (default: the one it was trained on)")]
-Split = Annotated[str, typer.Option(help="Split of the questions to answer; 'all' for every split.")]
+Split = Annotated[str, typer.Option(help="Split of the questions, such as test; 'all' for every split.")]
 AnswerBatch = Annotated[
-    int, typer.Option(min=1, help="Images or choices in a batch; use fewer if memory is short. Changes no answer.")
+    int, typer.Option(min=1, help="Images or choices in a batch. Fewer need less memory; answers stay the same.")
 ]
 _OF_GPU = "(default: what the GPU has; no limit on a CPU)"
 Memory = Annotated[float | None, typer.Option(min=0.1, max=1e6, help=f"{help_of(TrainConfig, 'memory')} {_OF_GPU}")]
 Outcomes = Annotated[
-    Path | None, typer.Option(help="JSON of {scene: whether its rollout ends as the true scene does}.")
+    Path | None, typer.Option(help="JSON file {scene: true or false}: whether the scene's rollout ends correctly.")
 ]

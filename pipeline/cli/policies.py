@@ -22,17 +22,17 @@ def policies(
     split: options.Split = "test",
     calibrate: Annotated[
         str | None,
-        typer.Option(help="Split the gates are calibrated on. (default: validation, or scenes not learned)"),
+        typer.Option(help="Split to calibrate the gates on. (default: validation, or scenes outside the training)"),
     ] = None,
     lm: options.MovedLm = None,
-    draws: Annotated[Path | None, typer.Option(help="Store of kind samples, for the gate on agreement.")] = None,
+    draws: Annotated[Path | None, typer.Option(help="Store of kind samples; the agreement gate needs it.")] = None,
     batch_size: options.AnswerBatch = 64,
     max_bad: Annotated[int | None, options.left_out_option("as trained")] = None,
     device: Device = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Compare policies that choose the rollout steps of each question: always, never, a rule, learned gates.
+    """Compare policies that choose how many rollout steps to read for a question: always, never, a rule, gates.
 
     The gate is kept in the run folder, for `theworld ask --adaptive gate`.
     """

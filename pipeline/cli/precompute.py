@@ -15,7 +15,7 @@ from .settings import settings_of
 def precompute(
     config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False, *, typed: dict[str, Any]
 ) -> None:
-    """Roll each image forward once, or encode real videos, and keep the latents."""
+    """Predict the future of each image once, or encode real videos, and store the latents."""
     from ...precompute.inputs.absent import refuse_absent
     from ...precompute.job.signals import Signals
     from ..config import load_config

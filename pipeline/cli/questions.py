@@ -34,12 +34,12 @@ def questions(
         typer.Argument(
             callback=store_typed,
             metavar="STORE",
-            help="A store, by its path or URL: which questions have latents, and how many world tokens.",
+            help="Path or URL of a store: also report which questions have latents, and the world tokens.",
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Only this split; 'all' for every split.")] = "all",
     write: Annotated[
-        Path | None, typer.Option(help="New folder for questions.jsonl, and the images that lie in a table.")
+        Path | None, typer.Option(help="New folder: write questions.jsonl there, and the images of a table.")
     ] = None,
     config: ConfigFile = None,
     quiet: Quiet = False,
@@ -47,7 +47,7 @@ def questions(
     *,
     typed: dict[str, Any],
 ) -> None:
-    """Say what questions there are, what is wrong with them, which have latents, and what guessing would score.
+    """Check questions before a training: counts, problems, missing latents, accuracy of guessing.
 
     Exit code 3 where a training on them would be refused.
     """

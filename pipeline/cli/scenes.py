@@ -18,17 +18,18 @@ def scenes(
     train: Annotated[int, typer.Option(help="Training scenes.")] = 1000,
     validation: Annotated[int, typer.Option(help="Validation scenes.")] = 0,
     test: Annotated[int, typer.Option(help="Test scenes.")] = 2000,
-    ood: Annotated[int, typer.Option(help="Out of distribution: more ramps, unseen colors, taller towers.")] = 0,
+    ood: Annotated[int, typer.Option(help="Out-of-distribution scenes: more ramps, unseen colors, taller towers.")] = 0,
     families: Annotated[
-        str, typer.Option(help="Families, separated by commas; also push, whose future no picture decides.")
+        str,
+        typer.Option(help="Families, separated by commas. There is also push: its picture does not decide the future."),
     ] = "buckets,race,tower,contact",
     seed: Annotated[int, typer.Option(help="Seed of the scenes.")] = 0,
-    videos: Annotated[bool, typer.Option("--videos", help="Also write the true futures, lossless MP4.")] = False,
+    videos: Annotated[bool, typer.Option("--videos", help="Also write the true futures as lossless MP4.")] = False,
     jobs: Annotated[int | None, options.jobs_option("one per core")] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Write the benchmark's scenes: pictures at rest, questions about what happens next, and about what is there."""
+    """Write the benchmark's scenes: images, questions about what happens next, and about what the image shows."""
     from ...precompute.worldlet.scenes.files import best_possible, write_scenes
     from ...precompute.worldlet.scenes.scenes import OPEN_FAMILIES
     from ..progress import Progress, print_json, print_lines
@@ -63,7 +64,7 @@ def worldlet_build(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train the miniature world model and its small Gemma again. A second call goes on where the first was cut."""
+    """Train the miniature world model and its small Gemma again. Run it again to resume an interrupted training."""
     from ...precompute.worldlet.training.build import build_world
     from ...train.worldlet.build import build_lm
     from ..progress import Progress, print_json, print_lines

@@ -20,11 +20,13 @@ def status(
     ] = str(DEFAULT_CACHE),
     stale_s: Annotated[
         float | None,
-        typer.Option(min=1, help="Seconds without a line after which a job is stale. (default: 180, six heartbeats)"),
+        typer.Option(
+            min=1, help="Seconds without an event after which a job counts as stale. (default: 180, six heartbeats)"
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """What precompute jobs do, on any machine that sees their cache: how far, how fast, what failed, what is stale."""
+    """Show the progress of precompute jobs, from any machine that sees their cache: rate, failures, stale jobs."""
     from ...precompute.job.status import lines_of, read_status, table_of
     from ..progress import print_json, print_lines, print_result
 

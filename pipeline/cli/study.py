@@ -34,19 +34,19 @@ def study(
         str | None,
         typer.Option(
             help="Train and compare these, separated by commas: text, steps0, frozen, shuffled, noise, rollout, last, "
-            "true, …, and those of the file's tables study.arms.NAME. (default: those of the file, or "
+            "true, …, and arms that the file defines in study.arms.NAME. (default: those of the file, or "
             "text,steps0,frozen,shuffled,noise,rollout)",
             rich_help_panel=_STUDY,
         ),
     ] = None,
     labels: Annotated[
         str,
-        typer.Option(help="Labelled training scenes: a number, or several as 250,1000.", rich_help_panel=_STUDY),
+        typer.Option(help="Labelled training scenes: one number or several, such as 250,1000.", rich_help_panel=_STUDY),
     ] = "1000",
     curve: Annotated[
         str | None,
         typer.Option(
-            help="Arms trained at every label count; the others at the middle one. (default: all)",
+            help="Arms to train at every label count; others only at the middle one. (default: all)",
             rich_help_panel=_STUDY,
         ),
     ] = None,
@@ -62,9 +62,9 @@ def study(
     *,
     typed: dict[str, Any],
 ) -> None:
-    """Train every arm under one budget, answer the test questions with each, and write a page that compares them.
+    """Run a controlled comparison: train every arm (input) with one budget, test each, and write a page.
 
-    A second call resumes the study; more arms, labels and seeds may be added to it.
+    Run it again to resume. You can add arms, labels and seeds to a study later.
     """
     from ..config import load_config, read_table
     from ..store.folder import resolve_place

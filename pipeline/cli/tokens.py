@@ -41,7 +41,7 @@ def tokens(
     world: Annotated[
         str, typer.Option(help="World model: a Hub id, a folder, or a name; only its configs are read.")
     ] = _WORLD,
-    text: Annotated[int, typer.Option(min=1, help="Text tokens of a question and its answer.")] = 64,
+    text: Annotated[int, typer.Option(min=1, help="Text tokens to allow for a question and its answer.")] = 64,
     as_json: options.Json = False,
     *,
     typed: dict[str, Any],

@@ -22,14 +22,14 @@ def train(
         bool,
         typer.Option(
             "--cache/--no-cache",
-            help="Read latents from disk (the default); or roll out again in every epoch, which is slow, to compare.",
+            help="Read latents from disk (the default), or roll out again in every epoch: slow, only to compare.",
         ),
     ] = True,
     resume: Annotated[
         bool,
         typer.Option(
             "--resume",
-            help="Resume a training: that of STORE, which then names a run, or of --out, or the only one in runs.",
+            help="Resume a training: the run named as STORE or by --out, or the only unfinished one in runs.",
             rich_help_panel=HOW_IT_RUNS,
         ),
     ] = False,
@@ -39,7 +39,7 @@ def train(
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Read and check all but the weights, say how it fits into memory, and stop."),
+        typer.Option("--dry-run", help="Check everything except the weights, print the memory estimate, and stop."),
     ] = False,
     config: ConfigFile = None,
     quiet: Quiet = False,
@@ -47,7 +47,7 @@ def train(
     *,
     typed: dict[str, Any],
 ) -> None:
-    """Train temporal embeddings, projector and LoRA on a frozen language model, from a store."""
+    """Train an adapter (temporal embedding, projector, LoRA) for a frozen language model, on the latents of a store."""
     from ...train.training.signals import Stop
     from ..progress import Progress, print_json, print_lines
     from ..store.folder import open_store, resolve_place

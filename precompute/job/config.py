@@ -61,25 +61,27 @@ class PrecomputeConfig(BaseModel):
     column: Annotated[
         str | None,
         _running(
-            "Column of a list or table with the inputs; of tars, their extension.", default="image, video, path, …"
+            "Column of a list or table that names the inputs; for tars, the extension.", default="image, video, path, …"
         ),
     ] = None
     image_root: Annotated[
         LocalPath | None,
         _running(
-            "Folder that a list's paths are relative to.",
+            "Folder that the paths in a list are relative to.",
             names=["--media-root"],
             default="the list's own",
             typed_only="with a list it decides which of your files are read",
         ),
     ] = None
     """Of images and of videos."""
-    start_field: Annotated[str | None, _running("Column of a list with the moment a clip of a video begins.")] = None
+    start_field: Annotated[str | None, _running("Column of a list with the start of a video's clip.")] = None
     """Seconds, or such as 0:12.5; or a pair, of start and end."""
-    end_field: Annotated[str | None, _running("Column with the moment that a clip must not go beyond.")] = None
+    end_field: Annotated[str | None, _running("Column of a list with the latest end of a video's clip.")] = None
     anchor: Annotated[
         str | None,
-        _running("Second of the videos, or column of a list with it: a kind of images takes the frame there."),
+        _running(
+            "Moment of the videos, in seconds, or the column that holds it. Kinds that take images use the frame there."
+        ),
     ] = None
     """A kind of videos takes the clip that begins there, so that both have the same keys."""
     limit: Annotated[int | None, Field(ge=1), _running("Use only this many inputs, the first ones.", default="all")] = (
@@ -87,10 +89,10 @@ class PrecomputeConfig(BaseModel):
     )
     part: Annotated[
         str | None,
-        _running("i/n: only the i-th of n parts of the inputs, for n jobs into one store.", default="all"),
+        _running("i/n: only the i-th of n parts of the inputs; n jobs fill one store.", default="all"),
     ] = None
     """Which part an input is in follows from its content, so it stays there as inputs are added."""
-    scenes: Annotated[int, Field(ge=3), _running("Scenes to make if no images are given.")] = 900
+    scenes: Annotated[int, Field(ge=3), _running("Number of scenes to make if no images are given.")] = 900
     """Every third is a test scene."""
 
     # these decide the latents: they enter the recipe
@@ -120,75 +122,80 @@ class PrecomputeConfig(BaseModel):
     ] = None
     solver: Annotated[
         Solver | None,
-        _of_recipe("euler, or 2ab, of second order, where the world model has a choice.", default=_OF_WORLD),
+        _of_recipe("euler, or 2ab (second order), if the world model offers a choice.", default=_OF_WORLD),
     ] = None
     guidance: Annotated[float, _of_recipe("Classifier-free guidance; 1 is off.", names=["--guidance-scale"])] = 1.0
     prompt: Annotated[str | None, _of_recipe("Text that conditions the rollout; needs --guardrail.")] = None
-    negative_prompt: Annotated[str | None, _of_recipe("Text to steer away from, with guidance.")] = None
+    negative_prompt: Annotated[str | None, _of_recipe("Text to steer away from; needs guidance above 1.")] = None
     prompt_field: Annotated[str | None, _of_recipe("Column of a list with a prompt for each input.")] = None
     seed: Annotated[int, _of_recipe("Seed of the noise.")] = 0
     draws: Annotated[
         int | None,
         Field(ge=1),
-        _of_recipe("Futures of kind samples, --steps each.", names=["--num-samples"], default="4"),
+        _of_recipe("For kind samples: number of futures, --steps each.", names=["--num-samples"], default="4"),
     ] = None
-    observed_frames: Annotated[int, Field(ge=1), _of_recipe("Video frames that kind continuation is shown.")] = 5
+    observed_frames: Annotated[int, Field(ge=1), _of_recipe("For kind continuation: number of video frames shown.")] = 5
     clip_fps: Annotated[
         str | None,
-        _of_recipe("Frames a second of a video, by time; stored: each frame.", default=_OF_WORLD),
+        _of_recipe("Frames a second of a clip; 'stored' takes every frame of the file.", default=_OF_WORLD),
     ] = None
     """A number, `card` (the world model's) or `stored`."""
     fps: Annotated[
         float | None,
         Field(gt=0),
-        _of_recipe("Frames a second that the world model is told, where it takes them.", default=_OF_WORLD),
+        _of_recipe("Frame rate given to the world model, if it accepts one.", default=_OF_WORLD),
     ] = None
-    views: Annotated[Views, _of_recipe("Of kind views: pyramid or zoom.")] = "pyramid"
+    views: Annotated[Views, _of_recipe("For kind views: pyramid or zoom.")] = "pyramid"
     chunk_context: Annotated[
         int,
         Field(ge=0),
         _of_recipe(
-            "Beyond the world model's window: chunks that begin with 1 or 5 decoded frames; 0 refuses, unless it goes "
-            "on by itself."
+            "Clips beyond the world model's window: predict in chunks that begin with 1 or 5 decoded frames. 0 refuses "
+            "such clips, except of autoregressive models."
         ),
     ] = 0
     hidden_block: Annotated[
         int | None,
         Field(ge=1),
         _of_recipe(
-            "Of kind hidden: the block, from 1, that tokens are taken behind.", default="two thirds of the depth"
+            "For kind hidden: take the output of this block, counted from 1.", default="two thirds of the depth"
         ),
     ] = None
     hidden_sigma: Annotated[
         float | None,
         Field(gt=0),
-        _of_recipe("Of kind hidden: noise of the frames to come, in the model's scale.", default="its first level"),
+        _of_recipe(
+            "For kind hidden: noise level of the future frames, in the model's scale.", default="its first level"
+        ),
     ] = None
     """Cosmos-Predict2: up to 80. Models along a flow: up to 1."""
     hidden_width: Annotated[
         int | None,
         Field(ge=0),
-        _of_recipe("Of kind hidden: channels that tokens are projected to; 0 keeps all.", default=str(HIDDEN_WIDTH)),
+        _of_recipe("For kind hidden: project tokens to this many channels; 0 keeps all.", default=str(HIDDEN_WIDTH)),
     ] = None
     compute_dtype: Annotated[
         Literal["float32", "bfloat16"] | None,
-        _of_recipe("float32 or bfloat16, of the transformer.", default=_OF_WORLD),
+        _of_recipe("Precision of the transformer: float32 or bfloat16.", default=_OF_WORLD),
     ] = None
-    dtype: Annotated[StoredDtype, _of_recipe("float16, bfloat16 or float32, of the store.")] = "float16"
+    dtype: Annotated[StoredDtype, _of_recipe("Precision of the store: float16, bfloat16 or float32.")] = "float16"
 
     # these do not
     guardrail: Annotated[
         Guardrail | None,
         _running(
-            "Who checks a prompt: cosmos or external.", typed_only="it is your word that somebody checks the prompts"
+            "Filter that checks the prompts: cosmos (NVIDIA's), or external (your own).",
+            typed_only="it is your word that somebody checks the prompts",
         ),
     ] = None
-    rehash: Annotated[bool, _running("Read and hash every input again; ignore the cache's index.")] = False
+    rehash: Annotated[bool, _running("Read and hash every input again, even if it looks unchanged.")] = False
     device: Annotated[
         DeviceName | str,
-        _running('auto, cpu or cuda; with --dry-run also a name, such as "H100 80GB", to plan for it.'),
+        _running('auto, cpu or cuda. With --dry-run also the name of a GPU to plan for, such as "H100 80GB".'),
     ] = "auto"
-    workers: Annotated[int | None, Field(ge=1), _running("Ray actors.", default="one per GPU, or per core")] = None
+    workers: Annotated[
+        int | None, Field(ge=1), _running("Number of workers (Ray actors).", default="one per GPU, or per core")
+    ] = None
     batch_size: Annotated[
         int | None,
         Field(ge=1),
@@ -197,27 +204,29 @@ class PrecomputeConfig(BaseModel):
     decoders: Annotated[
         int | None,
         Field(ge=1, le=64),
-        _running("Processes of a worker that decode inputs.", default="1; to encode only, by cores, up to 8"),
+        _running("Processes that decode inputs, for each worker.", default="1; to encode only, by cores, up to 8"),
     ] = None
     """Each has the limits of one input; order and bits are the same with any number."""
     compile: Annotated[
-        bool, _running("Compile the world model's blocks: a minute at the start, then faster; other last bits.")
+        bool, _running("Compile the world model's blocks: one minute at the start, then faster. Changes rounding only.")
     ] = False
     offload: Annotated[
         Offload | None,
         _running(
-            "For a GPU too small: weights stay in main memory, pinned or mapped, two blocks on the GPU; same latents.",
+            "For a small GPU: weights stay in main memory, pinned or mapped, two blocks on the GPU. Same latents.",
             default="all weights on the GPU",
         ),
     ] = None
-    format: Annotated[StoreFormat | None, _running("zarr or webdataset, of a new store.", default="zarr")] = None
+    format: Annotated[StoreFormat | None, _running("Format of a new store: zarr or webdataset.", default="zarr")] = None
     """A store that exists keeps its own."""
     shard_size: Annotated[
         int | None,
         Field(ge=1, le=65536),
-        _running("Samples per shard at most; of a new store, also its room.", default="up to 256, 64 MB, 3 minutes"),
+        _running(
+            "Most samples in a shard; a new store reserves as many rows a shard.", default="up to 256, 64 MB, 3 minutes"
+        ),
     ] = None
-    in_process: Annotated[bool, _running("One worker here, without Ray.")] = False
+    in_process: Annotated[bool, _running("Run one worker in this process, without Ray.")] = False
     address: Annotated[
         str | None,
         _running(
@@ -229,7 +238,7 @@ class PrecomputeConfig(BaseModel):
     nodes: Annotated[
         int | None,
         Field(ge=1),
-        _running("Of the cluster: wait up to 5 minutes until so many have joined.", default="those that are there"),
+        _running("Wait up to 5 minutes until this many nodes have joined the cluster.", default="those that are there"),
     ] = None
     events: Annotated[
         LocalPath | None,
@@ -245,12 +254,15 @@ class PrecomputeConfig(BaseModel):
     memory: Annotated[
         float | None,
         Field(gt=0, allow_inf_nan=False),
-        _running("Plan for a GPU of so many GiB.", default="what the GPU has; no limit on a CPU"),
+        _running("Plan for a GPU with this many GiB.", default="what the GPU has; no limit on a CPU"),
     ] = None
     """Limits the batch where none is named, as an estimate says; see worlds/memory.py."""
     gpu_hour_price: Annotated[
         str | None,
-        _running("Of a GPU for an hour, such as 2.50 or '$2.50': the plan says what the run costs.", default="none"),
+        _running(
+            "Price of a GPU for an hour, such as 2.50 or '$2.50'; the plan then shows the cost of the run.",
+            default="none",
+        ),
     ] = None
     """Any currency; without GPUs, of a worker's hour."""
 

@@ -49,10 +49,11 @@ def test_a_default_in_help_is_the_default() -> None:
 
 
 @pytest.mark.parametrize(("name", "command"), [(n, c) for n, c in walk() if not hasattr(c, "commands")])
-def test_each_command_shows_an_example_that_can_be_typed(name: str, command: Any) -> None:
-    epilog, typed = (command.epilog or "").split(": ", 1)
+def test_each_command_shows_an_example_that_can_be_typed_and_its_page(name: str, command: Any) -> None:
+    (example, typed), (docs, page) = (line.split(": ", 1) for line in (command.epilog or "").split("\n\n"))
     words = shlex.split(typed)
-    assert epilog == "Example"
+    assert (example, docs) == ("Example", "Docs")
+    assert (Path(__file__).parents[3] / page).is_file()
     assert " ".join(words).startswith(name)
     command.make_context(name, words[len(name.split()) :])  # raises where a word is none of its options
 
