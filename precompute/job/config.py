@@ -18,6 +18,7 @@ from ...pipeline.files.store_paths import StorePath, is_bucket
 from ...pipeline.latents.kinds import KINDS, KindName, Views
 from ...pipeline.latents.recipe import Fit, Solver, StoredDtype, check_meaning, parse_size
 from ...pipeline.machine import DeviceName
+from ...pipeline.messages import command
 from ...pipeline.store.formats import StoreFormat
 from ..inputs.fields import seconds_of
 from ..worlds.builtin import BUILT_IN
@@ -371,7 +372,7 @@ class PrecomputeConfig(BaseModel):
         if self.images is None and is_bucket(self.cache):
             raise ValueError(
                 f"scenes are made in a folder, and {self.cache} is a bucket. Make them with `theworld scenes FOLDER`, "
-                f"then `theworld precompute FOLDER/images --cache {self.cache}`"
+                f"then `{command('precompute', 'FOLDER/images', '--cache', str(self.cache))}`"
             )
         return self
 
