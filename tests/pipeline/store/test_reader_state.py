@@ -86,6 +86,7 @@ def test_a_replaced_file_is_checked_again_after_a_close_and_the_same_file_is_not
 def test_no_more_files_stay_open_than_allowed_and_the_one_not_used_for_longest_gives_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(open_files, "_process", open_files._Process())  # stores of other tests may still be open
     monkeypatch.setattr(open_files, "soft_limit", lambda: 4)
     monkeypatch.setattr(open_files, "raise_limit", lambda: False)
     store = create(tmp_path, shard_size=1)
