@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ..errors import StoreError
 from ..files import atomic
+from ..files.folder import Folder
 from ..files.places import Place
 from ..files.sealed import seal
 from .records import ShardRecord, record_name, record_path
@@ -57,15 +58,19 @@ def place_payload(store: Place, temp: Path, name_of: Callable[[int], str], *, fi
     Returns:
         The number; this writer alone may publish a record for it.
     Raises:
-        StoreError: the folder of the payloads is a link.
+        StoreError: the folder of the payloads is a link, or lies behind one.
     """
-    folder = store.location(top)
-    if isinstance(folder, Path) and folder.is_symlink():
-        raise StoreError(f"{folder} is a symbolic link inside a store, so nothing is written through it")
     number = first
+    _refuse_links(store, top)
     while not store.create_from(name_of(number), temp):
+        _refuse_links(store, top)  # else no number would ever be free
         number += 1
     return number
+
+
+def _refuse_links(store: Place, top: str) -> None:
+    if isinstance(store, Folder) and (link := link_on_the_way(store.path / top / "payload", store.path)):
+        raise StoreError(f"{link} is a symbolic link inside a store, so nothing is written through it")
 
 
 def link_on_the_way(path: Path, top: Path) -> Path | None:

@@ -83,7 +83,7 @@ def test_a_world_model_of_one_s_own_says_itself_how_many_cells_an_image_has(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--size", "225x224"], "multiples of 8"),
+        (["--size", "225x224"], "multiple of 16"),
         (["--size", "big"], "HEIGHTxWIDTH"),
         (["--steps", "many"], "0,4,8"),
         (["--lm", "llama"], "google/gemma-2-2b"),
