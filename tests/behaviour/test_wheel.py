@@ -27,7 +27,7 @@ LICENCE = ("LICENSE", "NOTICE")
 BESIDE = (
     *LICENCE,
     *("README.md", "CHANGELOG.md", "CITATION.cff", "SECURITY.md", "Makefile", "constraints.txt"),
-    *("pyproject.toml", "MANIFEST.in"),
+    *("pyproject.toml", "MANIFEST.in", "mkdocs.yml"),
 )
 GENERATED = {"PKG-INFO", "setup.cfg"}
 PIP = (sys.executable, "-m", "pip", "-q", "--disable-pip-version-check")

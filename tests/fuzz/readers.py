@@ -505,7 +505,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: retiring",
-            covers=("pipeline.store.upkeep.retire:_read_note",),
+            covers=("pipeline.store.upkeep.retire:_read_note", "pipeline.files.plain:read_json_text"),
             cases=lambda s: s.stores_with("retiring/*"),
             use=_finish_retirements,
             mends=(_reseal,),
