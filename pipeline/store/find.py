@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from ..errors import ConfigError, StoreError, StoreNotFoundError
 from ..files import file_system
@@ -21,6 +23,8 @@ from ..files.sealed import unseal
 from ..files.store_paths import is_bucket
 from ..messages import command
 from .records import unreadable
+
+_Store = TypeVar("_Store", Path, Place)
 
 MANIFEST = "theworld.json"
 MANIFEST_LIMIT_BYTES = 2**22
@@ -171,12 +175,8 @@ def resolve_place(where: str | Path | Place) -> Place:
         return Folder(resolve_store(place.path))
     if is_store(place):
         return place
-    stores = stores_in(place)
-    if len(stores) == 1:
-        return stores[0]
-    if stores:
-        choices = "".join(f"\n    {store}" for store in stores)
-        raise StoreError(f"{place} holds {len(stores)} stores. Name the one you mean:{choices}")
+    if (store := _one_of(stores_in(place), place)) is not None:
+        return store
     make = command("precompute", "IMAGES", "--cache", str(place))
     raise StoreNotFoundError(f"{place} holds no store. Make one with `{make}`")
 
@@ -192,13 +192,17 @@ def resolve_store(path: Path) -> Path:
     return path if is_store(path) else _only_store(path)
 
 
+def _one_of(stores: Sequence[_Store], where: Path | Place) -> _Store | None:
+    """The only store of a cache; None where there is none."""
+    if len(stores) > 1:
+        choices = "".join(f"\n    {store}" for store in stores)
+        raise StoreError(f"{where} holds {len(stores)} stores. Name the one you mean:{choices}")
+    return stores[0] if stores else None
+
+
 def _only_store(cache: Path) -> Path:
-    stores = find_stores(cache)
-    if len(stores) == 1:
-        return stores[0]
-    if stores:
-        choices = "".join(f"\n    {path}" for path in stores)
-        raise StoreError(f"{cache} holds {len(stores)} stores. Name the one you mean:{choices}")
+    if (store := _one_of(find_stores(cache), cache)) is not None:
+        return store
     if not cache.exists():
         state = "does not exist"
     elif not cache.is_dir():
