@@ -15,25 +15,24 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...pipeline.latents.hidden import hidden_latents
 from ...pipeline.latents.recipe import Recipe, Solver
 from ...pipeline.latents.tensors import draw_noise, standardise
-from .blocks import tokens_behind
 from .cosmos_forward import LeanTransformer
 from .cosmos_solvers import SIGMA_MAX, euler, sigma_schedule, two_step
+from .joint_diffusion import JointDiffusion
 from .offloading import offload_blocks
 from .precision import full_float32
-from .text_embeddings import FollowsPrompts, TextEmbeddings
+from .text_embeddings import TextEmbeddings
 from .text_rows import stack_prompts_of
-from .wan_vae import WanLatents, load_part
+from .wan_vae import load_part
 
 SIGMA_CONDITIONING = 1e-4
 """Noise level of the observed frames as told to the network. Source: `Cosmos2VideoToWorldPipeline.__call__`."""
 
 
-class CosmosWorld(FollowsPrompts, WanLatents):
+class CosmosWorld(JointDiffusion):
     """A `WorldModel` over a Wan 2.1 VAE and a Cosmos-Predict2 transformer."""
 
     def __init__(
@@ -74,38 +73,8 @@ class CosmosWorld(FollowsPrompts, WanLatents):
         self.move_autoencoder(device)
         offload_blocks(self.transformer, device, pinned=pinned)
 
-    @torch.inference_mode()
-    def rollout(
-        self, seen: Float[Tensor, "B 3 *frames height width"], keys: Sequence[str], recipe: Recipe
-    ) -> Float[Tensor, "B C T H W"]:
-        """Standardised float32 latents of the observed frames and their predicted future, in one joint diffusion.
-
-        Observed frames are encoded, not predicted; frame 0 equals `encode` of the image or first frame.
-
-        Args:
-            seen: float32 in [-1, 1], of the recipe's size: images, or the first frames of videos, 1 + a multiple of
-                the temporal stride. keys: one per input; with the recipe's seed and draw it fixes the sample's noise,
-                so batch and order do not matter.
-        Raises:
-            ConfigError: the recipe has a prompt and this world was loaded without its embeddings, or its latents are
-                not those of one joint diffusion.
-        """
-        observed = self.encode_observed(seen, recipe)
-        if recipe.rollout_steps == 0:
-            return observed
-        latents = self._begin(observed, keys, recipe)
-        latents[:, :, : observed.shape[2]] = observed  # Euler leaves it with sigma_min of noise
-        return latents[:, :, :: recipe.stride].contiguous()
-
-    @torch.inference_mode()
-    def hidden(
-        self, seen: Float[Tensor, "B 3 *frames height width"], keys: Sequence[str], recipe: Recipe
-    ) -> Float[Tensor, "B D T rows columns"]:
-        """As `HasHiddenStates` has it; raises as `rollout`."""
-        observed = self.encode_observed(seen, recipe)
-        block = self.transformer.blocks[recipe.hidden_block - 1]
-        tokens = tokens_behind([block], lambda: self._begin(observed, keys, recipe))
-        return hidden_latents(observed, tokens, recipe)
+    def _block(self, number: int) -> nn.Module:
+        return self.transformer.blocks[number - 1]
 
     def _begin(self, observed: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
         """`denoise` with what the recipe says."""

@@ -16,26 +16,25 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, UniPCMultistepScheduler
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...pipeline.errors import WorldModelError
 from ...pipeline.files.pretrained import load_pretrained
-from ...pipeline.latents.hidden import hidden_latents
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.tensors import draw_noise
-from .blocks import tokens_behind
 from .cosmos_forward import LeanTransformer
+from .joint_diffusion import JointDiffusion
 from .offloading import offload_blocks
 from .precision import full_float32
-from .text_embeddings import FollowsPrompts, TextEmbeddings
+from .text_embeddings import TextEmbeddings
 from .text_rows import stack_prompts_of
-from .wan_vae import WanLatents, load_part
+from .wan_vae import load_part
 
 TIME_OBSERVED = 1e-4
 """Noise level of the observed frames as told to the network: `conditional_frame_timestep` of the pipeline's call."""
 
 
-class Cosmos25World(FollowsPrompts, WanLatents):
+class Cosmos25World(JointDiffusion):
     """A `WorldModel` over a Wan 2.1 VAE and a Cosmos-Predict2.5 transformer."""
 
     def __init__(
@@ -88,38 +87,8 @@ class Cosmos25World(FollowsPrompts, WanLatents):
         self.no_text = self.no_text.to(self.device)
         offload_blocks(self.transformer, device, pinned=pinned)
 
-    @torch.inference_mode()
-    def rollout(
-        self, seen: Float[Tensor, "B 3 *frames height width"], keys: Sequence[str], recipe: Recipe
-    ) -> Float[Tensor, "B C T H W"]:
-        """Standardised float32 latents of the observed frames and their predicted future, in one joint diffusion.
-
-        Observed frames are encoded, not predicted; frame 0 equals `encode` of the image or first frame.
-
-        Args:
-            seen: float32 in [-1, 1], of the recipe's size: images, or the first frames of videos, 1 or 5 of them.
-            keys: one per input; with the recipe's seed and draw it fixes the sample's noise, so batch and order do
-                not matter.
-        Raises:
-            ConfigError: the recipe has a prompt and this world was loaded without its embeddings, or its latents are
-                not those of one joint diffusion.
-        """
-        observed = self.encode_observed(seen, recipe)
-        if recipe.rollout_steps == 0:
-            return observed
-        latents = self._begin(observed, keys, recipe)
-        latents[:, :, : observed.shape[2]] = observed  # the solver carries it along, and leaves it about 0.02 away
-        return latents[:, :, :: recipe.stride].contiguous()
-
-    @torch.inference_mode()
-    def hidden(
-        self, seen: Float[Tensor, "B 3 *frames height width"], keys: Sequence[str], recipe: Recipe
-    ) -> Float[Tensor, "B D T rows columns"]:
-        """As `HasHiddenStates` has it; raises as `rollout`."""
-        observed = self.encode_observed(seen, recipe)
-        block = self.transformer.blocks[recipe.hidden_block - 1]
-        tokens = tokens_behind([block], lambda: self._begin(observed, keys, recipe))
-        return hidden_latents(observed, tokens, recipe)
+    def _block(self, number: int) -> nn.Module:
+        return self.transformer.blocks[number - 1]
 
     def _begin(self, observed: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
         """`denoise` with what the recipe says."""

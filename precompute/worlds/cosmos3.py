@@ -18,25 +18,24 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, Cosmos3OmniTransformer, UniPCMultistepScheduler
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...pipeline.errors import ConfigError, WorldModelError
 from ...pipeline.files.pretrained import load_pretrained
-from ...pipeline.latents.hidden import hidden_latents
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.tensors import draw_noise
-from .blocks import tokens_behind
 from .cosmos3_clip import fps_of
 from .cosmos3_forward import GenerationTower, PromptKeys
 from .cosmos3_text import keys_of, load_towers
 from .family import INDEX, read_config
+from .joint_diffusion import JointDiffusion
 from .offloading import offload_blocks
 from .precision import full_float32
-from .text_embeddings import FollowsPrompts, TextEmbeddings
-from .wan_vae import WanLatents, load_part
+from .text_embeddings import TextEmbeddings
+from .wan_vae import load_part
 
 
-class Cosmos3World(FollowsPrompts, WanLatents):
+class Cosmos3World(JointDiffusion):
     """A `WorldModel` over Wan 2.2's VAE and the generation tower of a Cosmos 3 transformer."""
 
     def __init__(
@@ -91,38 +90,8 @@ class Cosmos3World(FollowsPrompts, WanLatents):
         self.move_autoencoder(device)
         offload_blocks(self.tower, device, pinned=pinned)
 
-    @torch.inference_mode()
-    def rollout(
-        self, seen: Float[Tensor, "B 3 *frames height width"], keys: Sequence[str], recipe: Recipe
-    ) -> Float[Tensor, "B C T H W"]:
-        """Standardised float32 latents of the observed frames and their predicted future, in one joint diffusion.
-
-        Observed frames are encoded, not predicted; frame 0 equals `encode` of the image or first frame.
-
-        Args:
-            seen: float32 in [-1, 1], of the recipe's size: images, or the first frames of videos, 1 + a multiple of
-                the temporal stride. keys: one per input; with the recipe's seed and draw it fixes the sample's noise,
-                so batch and order do not matter.
-        Raises:
-            ConfigError: this world was loaded without the recipe's prompts (the empty one too), or the recipe's
-                latents are not those of one joint diffusion.
-        """
-        observed = self.encode_observed(seen, recipe)
-        if recipe.rollout_steps == 0:
-            return observed
-        latents = self._begin(observed, keys, recipe)
-        latents[:, :, : observed.shape[2]] = observed  # the solver leaves it with a last bit of rounding
-        return latents[:, :, :: recipe.stride].contiguous()
-
-    @torch.inference_mode()
-    def hidden(
-        self, seen: Float[Tensor, "B 3 *frames height width"], keys: Sequence[str], recipe: Recipe
-    ) -> Float[Tensor, "B D T rows columns"]:
-        """As `HasHiddenStates` has it; raises as `rollout`."""
-        observed = self.encode_observed(seen, recipe)
-        layer = self.tower.layers[recipe.hidden_block - 1]
-        tokens = tokens_behind([layer], lambda: self._begin(observed, keys, recipe))
-        return hidden_latents(observed, tokens, recipe)
+    def _block(self, number: int) -> nn.Module:
+        return self.tower.layers[number - 1]
 
     def _begin(self, observed: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
         """`denoise` with what the recipe says."""
