@@ -17,8 +17,8 @@ from diffusers import AnyFlowFARPipeline
 
 from tests.miniatures.anyflow import mini_anyflow_scheduler, mini_anyflow_transformer
 from tests.miniatures.world_model import TEXT_WIDTH, mini_vae
-from theworld.precompute.worlds.anyflow import AnyFlowWorld
-from theworld.precompute.worlds.anyflow_chunks import CHUNK_FRAMES, chunk_sizes, chunks_flops
+from theworld.precompute.worlds.anyflow.chunks import CHUNK_FRAMES, chunk_sizes, chunks_flops
+from theworld.precompute.worlds.anyflow.engine import AnyFlowWorld
 
 SIZE, DENOISE_STEPS, STEPS = 224, 4, (9, 18)
 NETWORK = {"num_attention_heads": 4, "attention_head_dim": 64, "num_layers": 4, "ffn_dim": 1024}

@@ -22,10 +22,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.miniatures.cosmos3 import CHANNELS, EDGE, mini_cosmos3, mini_pipeline, mini_unipc
 from tests.miniatures.world_model import mini_vae22
-from theworld.precompute.worlds.cosmos3 import Cosmos3World
-from theworld.precompute.worlds.cosmos3_clip import Clip
-from theworld.precompute.worlds.cosmos3_forward import Beside, GenerationTower, SamePrompts
-from theworld.precompute.worlds.cosmos3_text import UnderstandingTower, clip_text, token_ids
+from theworld.precompute.worlds.cosmos.cosmos3 import Cosmos3World
+from theworld.precompute.worlds.cosmos.cosmos3_clip import Clip
+from theworld.precompute.worlds.cosmos.cosmos3_forward import Beside, GenerationTower, SamePrompts
+from theworld.precompute.worlds.cosmos.cosmos3_text import UnderstandingTower, clip_text, token_ids
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "Edge": {

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from theworld.precompute.media.images import load_image
 from theworld.precompute.worldlet.scenes.files import write_scenes
 from theworld.precompute.worlds.builtin import WEIGHTS
-from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.cosmos.predict2 import CosmosWorld
 
 SCENES, SIDE, FRAMES, DENOISE_STEPS = 6, 64, 9, 10
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from theworld.precompute.worlds.builtin import WEIGHTS
-from theworld.precompute.worlds.compiling import compile_world
-from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.cosmos.predict2 import CosmosWorld
+from theworld.precompute.worlds.network.compiling import compile_world
 
 from .real_sizes import cosmos_2b
 from .stock import both_forwards, forward_inputs

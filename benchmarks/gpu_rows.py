@@ -23,7 +23,7 @@ from torch import Tensor
 from theworld.pipeline import Interrupted
 from theworld.pipeline.device_memory import GIB
 from theworld.pipeline.machine import cpu_model, is_out_of_memory
-from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.cosmos.predict2 import CosmosWorld
 from theworld.precompute.worlds.source import WorldSource, resolve_world
 
 Row = dict[str, object]

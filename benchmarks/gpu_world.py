@@ -14,18 +14,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from theworld.pipeline import Recipe, draw_noise, key_of_bytes
 from theworld.pipeline.matmul_speed import measure
 from theworld.pipeline.progress import Progress
-from theworld.precompute.job.cost import operations_of
+from theworld.precompute.job.planning.cost import operations_of
 from theworld.precompute.rollout.batch import latents_of_batch
 from theworld.precompute.rollout.batch_size import default_batch
 from theworld.precompute.rollout.kinds import KINDS
 from theworld.precompute.worlds import Operations
-from theworld.precompute.worlds.compiling import compile_world
-from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.cosmos.predict2 import CosmosWorld
 from theworld.precompute.worlds.family import read_configs
 from theworld.precompute.worlds.memory import memory_of_batch, memory_of_decoding
-from theworld.precompute.worlds.precision import full_float32
+from theworld.precompute.worlds.network.compiling import compile_world
+from theworld.precompute.worlds.network.precision import full_float32
 from theworld.precompute.worlds.source import WorldSource, resolve_world
-from theworld.precompute.worlds.wan_vae import load_autoencoder, load_part
+from theworld.precompute.worlds.wan.vae import load_autoencoder, load_part
 
 from .gpu_rows import COMPUTE_DTYPE, Session, beside_estimate, difference
 from .real_sizes import save_language_model, save_world

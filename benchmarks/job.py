@@ -39,13 +39,13 @@ from torch import Tensor
 from theworld.pipeline import LatentSpec, Recipe, key_of_bytes
 from theworld.pipeline.machine import usable_cores
 from theworld.precompute import PrecomputeConfig, list_inputs, run_precompute
-from theworld.precompute.inputs.listing import Sample
-from theworld.precompute.job import pool as in_process
-from theworld.precompute.job import ray_pool as pools
-from theworld.precompute.job.decode_ahead import decode_ahead
-from theworld.precompute.job.worker import Worker, WorkerSetup
+from theworld.precompute.inputs.listing.inputs import Sample
+from theworld.precompute.job.workers import pool as in_process
+from theworld.precompute.job.workers import ray_pool as pools
+from theworld.precompute.job.workers.decode_ahead import decode_ahead
+from theworld.precompute.job.workers.worker import Worker, WorkerSetup
 from theworld.precompute.rollout.kinds import KINDS, Loaded
-from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.cosmos.predict2 import CosmosWorld
 from theworld.precompute.worlds.source import resolve_world
 
 BATCH, SIZE, STEPS = 8, 64, 8

@@ -19,9 +19,9 @@ import torch
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, FlowMatchEulerDiscreteScheduler
 
 from theworld.pipeline import Recipe, key_of_bytes
-from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.cosmos.predict2 import CosmosWorld
 from theworld.precompute.worlds.source import resolve_world
-from theworld.precompute.worlds.wan_vae import load_part
+from theworld.precompute.worlds.wan.vae import load_part
 
 from .stock import stock_latents, stock_pipeline
 

@@ -13,7 +13,7 @@ from diffusers import AutoencoderKLWan, Cosmos2VideoToWorldPipeline, CosmosTrans
 from diffusers.models.transformers import transformer_cosmos
 from torch import Tensor
 
-from theworld.precompute.worlds.cosmos_forward import LeanTransformer
+from theworld.precompute.worlds.cosmos.forward import LeanTransformer
 
 TEXT_TOKENS = 512
 """To which the pipeline pads a text; without one they are zeros."""

@@ -26,7 +26,7 @@ import numpy as np
 from theworld.pipeline import LatentSpec, LatentStore, Recipe, create_store, open_store
 from theworld.pipeline.files.sealed import seal
 from theworld.pipeline.store.folder import open_to_add
-from theworld.pipeline.store.packed_keys import Keys, unpack_keys
+from theworld.pipeline.store.keys.packed_keys import Keys, unpack_keys
 from theworld.pipeline.store.records import record_path
 from theworld.pipeline.store.upkeep.verify import verify
 from theworld.train import BatchSampler, LatentDataset
@@ -217,10 +217,10 @@ def refresh(path: Path, _: Keys) -> Callable[[], str]:
 
 def run_with_nothing_to_do(path: Path, keys: Keys) -> Callable[[], str]:
     """What a job does with its inputs and the store, from the moment when the inputs are listed."""
-    from theworld.precompute.inputs.entries import Container, Entries
-    from theworld.precompute.inputs.listing import Listing
-    from theworld.precompute.inputs.samples import Samples
-    from theworld.precompute.job.plan import make_plan
+    from theworld.precompute.inputs.listing.entries import Container, Entries
+    from theworld.precompute.inputs.listing.inputs import Listing
+    from theworld.precompute.inputs.listing.samples import Samples
+    from theworld.precompute.job.planning.plan import make_plan
 
     entries = Entries("photos")
     entries.open(Container("photos", "photos"))

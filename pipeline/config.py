@@ -15,10 +15,10 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, Field, ValidationError
 
 from .errors import ConfigError
-from .files.hub import is_hub_id
-from .files.local import require_local
+from .files.hub.transfers import is_hub_id
+from .files.places.local import require_local
+from .files.places.store_paths import is_bucket
 from .files.plain import read_file
-from .files.store_paths import is_bucket
 from .messages import list_problems
 
 Model = TypeVar("Model", bound=BaseModel)

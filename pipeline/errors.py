@@ -1,20 +1,20 @@
 """All errors that are meant for the user. Each message says what happened, where, why, and what to do next.
 
-    TheWorldError                     exit code 2 unless stated
-    ├── ConfigError (ValueError)          a flag, a config file or a combination of them is wrong
-    ├── RecipeError (ValueError)          a recipe's fields contradict each other or another recipe
-    ├── LatentShapeError (ValueError)     a tensor does not have the shape, dtype or range promised
-    ├── ImageError (ValueError)           one input cannot be used; `reason` says why in one word
-    ├── WorldModelError (RuntimeError)    a world model cannot be found, loaded or run
-    ├── StoreError (RuntimeError)         the store as a whole cannot be used
-    │   ├── StoreNotFoundError (FileNotFoundError)   there is no store at this place; exit 10
-    │   ├── StoreLockedError                         another process holds its lock; exit 11
-    │   ├── StoreMismatchError                       it holds latents of another recipe
-    │   ├── MissingLatentError (KeyError)            it holds no latent for this key
-    │   └── DamagedShardError                        bytes on disk are not the bytes committed; exit 1
-    ├── QuestionError (ValueError)        a questions file or one of its records is wrong
-    ├── RunError (RuntimeError)           a run folder cannot be used
-    └── Interrupted                       a signal ended the job; committed shards stay; exit 75
+TheWorldError                     exit code 2 unless stated
+├── ConfigError (ValueError)          a flag, a config file or a combination of them is wrong
+├── RecipeError (ValueError)          a recipe's fields contradict each other or another recipe
+├── LatentShapeError (ValueError)     a tensor does not have the shape, dtype or range promised
+├── ImageError (ValueError)           one input cannot be used; `reason` says why in one word
+├── WorldModelError (RuntimeError)    a world model cannot be found, loaded or run
+├── StoreError (RuntimeError)         the store as a whole cannot be used
+│   ├── StoreNotFoundError (FileNotFoundError)   there is no store at this place; exit 10
+│   ├── StoreLockedError                         another process holds its lock; exit 11
+│   ├── StoreMismatchError                       it holds latents of another recipe
+│   ├── MissingLatentError (KeyError)            it holds no latent for this key
+│   └── DamagedShardError                        bytes on disk are not the bytes committed; exit 1
+├── QuestionError (ValueError)        a questions file or one of its records is wrong
+├── RunError (RuntimeError)           a run folder cannot be used
+└── Interrupted                       a signal ended the job; committed shards stay; exit 75
 """
 
 from .failures import FailureReason

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ..pipeline.config import DEFAULT_CACHE, HOW_IT_RUNS, WORLD_TOKENS, setting, settings_table
-from ..pipeline.files.local import LocalPath
-from ..pipeline.files.store_paths import StorePath
+from ..pipeline.files.places.local import LocalPath
+from ..pipeline.files.places.store_paths import StorePath
 from ..pipeline.machine import DeviceName
 from ..pipeline.messages import command, split_names
 from .reader.context_budget import LIMITS_BY_MODEL

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config import DEFAULT_CACHE
 from ..errors import ConfigError
-from ..files.store_paths import is_bucket
+from ..files.places.store_paths import is_bucket
 
 
 def newest_run() -> Path:

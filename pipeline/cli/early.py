@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..files.arrow_tables import HUB
+from ..files.tables.arrow import HUB
 
 
 def require_file(path: Path, what: str) -> None:

@@ -50,7 +50,7 @@ def push(
 
 
 def _push_store(path: Path, url: str, *, private: bool, dry_run: bool, quiet: bool, as_json: bool) -> None:
-    from ..files.hub_dataset import HubDataset
+    from ..files.hub.dataset import HubDataset
     from ..progress import Progress, print_json, print_lines
     from ..store.folder import open_store
     from ..store.upkeep.share import card, push_store

@@ -19,11 +19,11 @@ import typer
 
 from ..errors import TheWorldError
 from .ask import ask
-from .cache import cache_app
+from .cache.commands import cache_app
 from .demo import demo
+from .doctor.command import doctor, worlds
 from .evaluate import evaluate
 from .hub import pull, push
-from .machine import doctor, worlds
 from .options import Commands, Root
 from .policies import policies
 from .precompute import precompute
@@ -33,7 +33,7 @@ from .status import status
 from .study import study
 from .tokens import tokens
 from .train import train
-from .ui import ui
+from .ui.command import ui
 
 _BEGIN, _WORK, _LOOK = "Begin", "Predict, train, evaluate", "Look at stores, costs, models"
 _EXPERIMENT, _SHARE = "Experiments", "Share a run"

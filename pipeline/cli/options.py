@@ -15,8 +15,8 @@ from typer.exceptions import TyperException
 
 from ...train.config import TrainConfig
 from ..errors import ConfigError
-from ..files.local import require_local, url_of
-from ..files.store_paths import store_path
+from ..files.places.local import require_local, url_of
+from ..files.places.store_paths import store_path
 from ..messages import list_problems, printable
 from .settings import help_of
 

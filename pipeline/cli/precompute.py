@@ -16,7 +16,7 @@ def precompute(
     config: ConfigFile = None, quiet: Quiet = False, as_json: Json = False, *, typed: dict[str, Any]
 ) -> None:
     """Predict the future of each image once, or encode real videos, and store the latents."""
-    from ...precompute.inputs.absent import refuse_absent
+    from ...precompute.inputs.listing.absent import refuse_absent
     from ...precompute.job.signals import Signals
     from ..config import load_config
     from ..latents.kinds import KINDS

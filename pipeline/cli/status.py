@@ -27,7 +27,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show the progress of precompute jobs, from any machine that sees their cache: rate, failures, stale jobs."""
-    from ...precompute.job.status import lines_of, read_status, table_of
+    from ...precompute.job.watching.status import lines_of, read_status, table_of
     from ..progress import print_json, print_lines, print_result
 
     found = read_status(place, stale_s=stale_s)

@@ -1,7 +1,7 @@
 """Content digests of unchanged files, so that a second run need not read them; can be deleted at any time.
 
     <cache>/index/<32 digits of the place>.safetensors    of inputs
-    ~/.cache/theworld/index/…                             of weights (weight_hashes.py)
+    ~/.cache/theworld/index/…                             of weights (hub/weight_hashes.py)
 
 An entry is found by path, device, inode, size, both times, and the part of the file that it is of. None of these
 enters a key. A file modified in the two seconds before it was read is not kept: it might change again within one tick
@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 
 from .atomic import make_folders, replace
 from .file_facts import FileFacts
-from .local import url_of
+from .places.local import url_of
 from .plain import read_file
 from .sealed import seal_tensors
 

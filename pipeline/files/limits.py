@@ -1,6 +1,6 @@
 """What reading a file from outside may take: bytes, rows, depth, memory, time. A breach is an error in words.
 
-Images and videos have limits of their own, beside the rules by which they are decoded (images.py, media/video.py).
+Images and videos have limits of their own, beside the rules that decode them (images/decode.py, media/video.py).
 """
 
 from __future__ import annotations

@@ -29,11 +29,11 @@ from ..errors import ConfigError, ImageError, StoreError
 from ..failures import FailureReason
 from ..machine import own_folder
 from ..messages import format_bytes
-from .bucket import Bucket
-from .bucket_clients import endpoint_of
 from .file_facts import FileFacts
-from .hub_dataset import HubDataset
-from .local import file_name, require_local, url_of
+from .hub.dataset import HubDataset
+from .places.bucket import Bucket
+from .places.bucket_clients import endpoint_of
+from .places.local import file_name, require_local, url_of
 
 _T = TypeVar("_T")
 

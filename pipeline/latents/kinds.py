@@ -242,9 +242,7 @@ class _Hidden(Kind):
 
 KINDS: dict[KindName, Kind] = {
     "rollout": Kind(fields_without_meaning=_HIDDEN | {"draws", "observed_frames", "clip_fps", "views"}),
-    "samples": _Samples(
-        has_draws=True, fields_without_meaning=_HIDDEN | {"observed_frames", "clip_fps", "views"}
-    ),
+    "samples": _Samples(has_draws=True, fields_without_meaning=_HIDDEN | {"observed_frames", "clip_fps", "views"}),
     "continuation": _Continuation(takes="video", fields_without_meaning=_HIDDEN | {"draws", "views"}),
     "frames": _Frames(
         takes="video",

@@ -25,10 +25,10 @@ StoredDtype = Literal["float16", "bfloat16", "float32"]
 SIZE_MULTIPLE = 16
 """Pixels that every height and width is a multiple of; some world models take fewer."""
 ENGINE_VERSION = 1
-"""Version of the denoise loop in precompute/worlds/cosmos.py; bump it when its values change."""
+"""Version of the denoise loop in precompute/worlds/cosmos/predict2.py; bump it when its values change."""
 IMAGE_RULES = 2
-"""Version of the decoding in pipeline/files/images.py and the fitting in precompute/media/images.py; bump it when
-pixels change."""
+"""Version of the decoding in pipeline/files/images/decode.py and the fitting in precompute/media/images.py; bump it
+when pixels change."""
 VIDEO_RULES = 2
 """The same for precompute/media/video*.py; recipes of kind frames hold it, in the field `image_rules`. Pictures at
 moments of videos follow them too, under the number of the image rules: raise both."""
@@ -36,8 +36,17 @@ VIEW_RULES = 2
 """The same for precompute/media/views.py; recipes of kind views hold it, in the field `image_rules`."""
 
 _SINCE_SCHEMA: dict[str, int] = {
-    "draws": 2, "observed_frames": 2, "views": 2, "chunk_frames": 2, "chunk_context": 2, "prompts": 2,
-    "clip_fps": 2, "hidden_block": 3, "hidden_sigma": 3, "hidden_width": 3, "hidden_projection": 3,
+    "draws": 2,
+    "observed_frames": 2,
+    "views": 2,
+    "chunk_frames": 2,
+    "chunk_context": 2,
+    "prompts": 2,
+    "clip_fps": 2,
+    "hidden_block": 3,
+    "hidden_sigma": 3,
+    "hidden_width": 3,
+    "hidden_projection": 3,
 }
 """Fields that came after schema 1. They enter the id only when they differ from their default, so that a store
 written before they existed keeps its id."""

@@ -115,8 +115,6 @@ def _tensor(array: NDArray[Any]) -> Tensor:
 
 def _statistics(latents: Tensor, spec: LatentSpec) -> tuple[Tensor, Tensor]:
     if latents.ndim != 5 or latents.shape[1] != spec.channels:
-        raise LatentShapeError(
-            f"expected latents of shape (B, {spec.channels}, T, H, W), got {tuple(latents.shape)}"
-        )
+        raise LatentShapeError(f"expected latents of shape (B, {spec.channels}, T, H, W), got {tuple(latents.shape)}")
     shape = (1, spec.channels, 1, 1, 1)
     return latents.new_tensor(spec.mean).view(shape), latents.new_tensor(spec.std).view(shape)

@@ -16,11 +16,11 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import DamagedShardError
-from ..files.places import Place
-from .index import Index
+from ..files.places.place import Place
+from .keys.index import Index
+from .keys.runs import Run, Shard, Stamp, record_tags, shard_of
+from .keys.snapshot import Snapshot, read_snapshot, write_snapshot
 from .records import ShardRecord, damaged, read_sealed, record_name, record_path, record_seal
-from .runs import Run, Shard, Stamp, record_tags, shard_of
-from .snapshot import Snapshot, read_snapshot, write_snapshot
 
 _THREADS = 16
 """Look at the records of a copy: on a network file system each takes a millisecond, nearly all of it waiting."""

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from ..errors import StoreError
 from ..files import atomic
-from ..files.folder import Folder
-from ..files.places import Place
+from ..files.places.folder import Folder
+from ..files.places.place import Place
 from ..files.sealed import seal
 from .records import ShardRecord, record_name, record_path
 

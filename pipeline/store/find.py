@@ -15,12 +15,12 @@ from typing import TypeVar
 
 from ..errors import ConfigError, StoreError, StoreNotFoundError
 from ..files import file_system
-from ..files.folder import Folder
-from ..files.local import place_of
 from ..files.open_files import list_folder, retried
-from ..files.places import Place
+from ..files.places.folder import Folder
+from ..files.places.local import place_of
+from ..files.places.place import Place
+from ..files.places.store_paths import is_bucket
 from ..files.sealed import unseal
-from ..files.store_paths import is_bucket
 from ..messages import command
 from .records import unreadable
 

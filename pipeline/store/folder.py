@@ -34,9 +34,9 @@ from ..errors import (
 )
 from ..files.atomic import made_folder, make_folders, sync_folder
 from ..files.file_system import SERVER_ERRORS
-from ..files.folder import Folder
-from ..files.local import place_of
-from ..files.places import Place
+from ..files.places.folder import Folder
+from ..files.places.local import place_of
+from ..files.places.place import Place
 from ..files.sealed import seal, unseal
 from ..latents.recipe import Recipe, difference, parse_recipe
 from ..latents.spec import LatentSpec, latent_frames

@@ -16,27 +16,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, DamagedShardError, LatentShapeError, MissingLatentError, StoreError
-from ..files.places import Place, parent_of
+from ..files.places.place import Place, parent_of
 from ..latents.recipe import Recipe
 from ..latents.spec import LatentSpec
 from ..messages import command
-from . import views
-from .bucket_reader import BucketRowReader
-from .buffer import BatchBuffer
 from .catalog import Catalog
-from .dropped import DroppedKeys
 from .find import require_folder
 from .formats import StoreFormat, StoreVersion
 from .formats.layouts import layout_of
 from .formats.zarr import ZarrLayout
-from .index import SNAPSHOT_FROM_SHARDS, AnyKeys, Index, Keys, Shards, is_packed, unpack_keys
+from .keys.dropped import DroppedKeys
+from .keys.index import SNAPSHOT_FROM_SHARDS, AnyKeys, Index, Keys, Shards, is_packed, unpack_keys
 from .ledger import Failure, FailureLog
 from .payload_sizes import size_problem
-from .readers import row_reader
+from .reading import views
+from .reading.bucket_reader import BucketRowReader
+from .reading.buffer import BatchBuffer
+from .reading.readers import row_reader
+from .reading.row_reader import GONE, RowReader
+from .reading.shard_cache import ShardCache
 from .records import ShardRecord, read_record
-from .row_reader import GONE, RowReader
-from .shard_cache import ShardCache
-from .sources import SourceRow, read_prompts, read_source_rows, read_sources, read_starts, write_sources
+from .sources.table import SourceRow, read_prompts, read_source_rows, read_sources, read_starts, write_sources
 from .writer import ShardWriter
 from .zarr_group import ZarrGroup
 

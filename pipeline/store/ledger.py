@@ -18,12 +18,12 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple, cast
 
 from ..errors import DamagedShardError
-from ..files.places import Place
+from ..files.places.place import Place
 from ..files.sealed import unseal
 from ..latents.keys import is_key
 from .log_files import log_files, missing_or_unreadable
 from .records import damaged
-from .sources import FILE_BYTES, SOURCES, SOURCES_NAME, read_sources_file
+from .sources.table import FILE_BYTES, SOURCES, SOURCES_NAME, read_sources_file
 
 _FORMAT = 1
 _FOLDER = "failed"

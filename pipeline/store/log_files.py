@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ..files.places import Place
+from ..files.places.place import Place
 from .records import is_gone, unreadable
 
 

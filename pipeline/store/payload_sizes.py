@@ -6,7 +6,7 @@ import errno
 from collections.abc import Mapping
 
 from ..errors import DamagedShardError
-from ..files.places import Place
+from ..files.places.place import Place
 from .records import unreadable
 
 

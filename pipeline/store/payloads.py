@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ..errors import DamagedShardError, StoreError
 from ..messages import command
+from .keys.runs import record_tags
 from .latent_store import LatentStore
 from .payload_sizes import listed_problem, listed_sizes, size_problem
-from .runs import record_tags
 
 _NAMED = 3
 """Payloads that a message names; of a store cut in half there are thousands."""

@@ -20,12 +20,12 @@ from ..errors import DamagedShardError
 from ..files.plain import limited_json
 from ..messages import MAX_NAMES, name_some
 from .commit import LOST_AND_FOUND
-from .index import SNAPSHOT
+from .keys.index import SNAPSHOT
+from .keys.packed_keys import Keys, is_in, pack_keys, unpack_keys
+from .keys.runs import Run, record_tags
+from .keys.snapshot import read_snapshot
 from .latent_store import LatentStore
-from .packed_keys import Keys, is_in, pack_keys, unpack_keys
-from .runs import Run, record_tags
-from .snapshot import read_snapshot
-from .source_scan import source_blocks, sources_of, unsound_sources
+from .sources.scan import source_blocks, sources_of, unsound_sources
 
 _ARRAY_LIMIT_BYTES = 2**22
 _MAX_SHARDS = 10**9

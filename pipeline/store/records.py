@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from ..errors import DamagedShardError, StoreError
 from ..files.file_system import reading_advice
-from ..files.places import Place
+from ..files.places.place import Place
 from ..files.plain import limited_json
 from ..files.sealed import unseal
 from ..latents.keys import KEY_DIGITS

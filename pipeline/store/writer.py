@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import StoreError
 from ..files.atomic import TempFile
-from ..files.places import Place
+from ..files.places.place import Place
 from ..files.sealed import seal, unseal
 from ..latents.keys import is_key
 from ..latents.recipe import Recipe

@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DamagedShardError, StoreMismatchError
-from ..files.places import Place
+from ..files.places.place import Place
 from ..files.plain import limited_json
 from ..latents.keys import KEY_DIGITS
 from ..latents.recipe import Recipe
 from ..latents.spec import LatentSpec
 from ..latents.time_axis import seconds_of_frames
 from .formats.zarr import ZarrLayout
-from .index import Index
+from .keys.index import Index
 from .records import stated_fps, unreadable
 from .zarr_metadata import KEY, KEY_CHUNK_ROWS, LATENTS, TIME, Document, ZarrMetadata, difference
 

@@ -14,11 +14,11 @@ import torch
 from pydantic import ValidationError
 
 from theworld.pipeline.errors import ConfigError, RunError
-from theworld.pipeline.files.hub import fetch, is_hub_id
+from theworld.pipeline.files.hub.transfers import fetch, is_hub_id
 from theworld.pipeline.machine import DeviceName, resolve_device
 from theworld.pipeline.messages import list_problems
 from theworld.precompute.job.config import PrecomputeConfig
-from theworld.precompute.job.recipe import make_recipe
+from theworld.precompute.job.planning.recipe import make_recipe
 from theworld.precompute.worlds.source import resolve_world
 from theworld.train.config import DtypeName, TrainConfig
 from theworld.train.language.lm import LanguageModel, add_lora, load_language_model, unread_parts

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers.feature_extraction_utils import BatchFeature
 
 from theworld.pipeline.errors import ConfigError
-from theworld.pipeline.files.images import decode_image, read_input_file
-from theworld.pipeline.files.local import require_local
+from theworld.pipeline.files.images.decode import decode_image, read_input_file
+from theworld.pipeline.files.places.local import require_local
 from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.spec import LatentSpec

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ...pipeline.errors import ImageError
 from ...pipeline.failures import FailureReason
-from ...pipeline.files import guarded_tables
 from ...pipeline.files.file_facts import facts_of
+from ...pipeline.files.tables import guarded as guarded_tables
 
 
 def read_cell(path: str, row: int, column: str, max_bytes: int, element: int = 0) -> bytes:

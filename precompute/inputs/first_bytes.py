@@ -8,8 +8,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...pipeline.files import text_tables as lists
-from ...pipeline.files.image_formats import HEIC, is_known, name_format
+from ...pipeline.files.images.formats import HEIC, is_known, name_format
+from ...pipeline.files.tables import text as lists
 from ..media.video_files import container_of
 
 IMAGE, VIDEO, LIST, TABLE, TAR = "image", "video", "list", "table", "tar"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...pipeline.errors import ImageError
 from ...pipeline.failures import FailureReason
-from ...pipeline.files.images import read_input_file
+from ...pipeline.files.images.decode import read_input_file
 from ...pipeline.files.remote import is_remote, local_path, read_remote
 
 

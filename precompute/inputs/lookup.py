@@ -7,18 +7,18 @@ from pathlib import Path
 
 from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.failures import FailureReason
-from ...pipeline.files.images import read_input_file
+from ...pipeline.files.images.decode import read_input_file
 from ...pipeline.latents.keys import key_of_bytes, key_of_sample
 from ...pipeline.store.folder import LatentStore
 from ..media.video_times import Window
 from ..rollout.kinds import KINDS, Loaded, at_moments
-from .entries import Entries
-from .listing import list_inputs
+from .listing.entries import Entries
+from .listing.inputs import list_inputs
+from .listing.samples import Samples
 from .locations import File, Location
-from .samples import Samples
+from .rows.spellings import spellings
 from .sandbox import shared_decoder
-from .spellings import spellings
-from .tar_samples import EACH
+from .tars.samples import EACH
 
 
 class InputLookup:

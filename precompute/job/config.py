@@ -11,19 +11,19 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ...pipeline.accelerators import Accelerator, find_accelerator
 from ...pipeline.config import DECIDES_LATENTS, DEFAULT_CACHE, HOW_IT_RUNS, setting, settings_table
 from ...pipeline.errors import ConfigError
-from ...pipeline.files.hub import is_hub_id
-from ...pipeline.files.local import LocalPath
+from ...pipeline.files.hub.transfers import is_hub_id
+from ...pipeline.files.places.local import LocalPath
+from ...pipeline.files.places.store_paths import StorePath, is_bucket
 from ...pipeline.files.remote import InputPath
-from ...pipeline.files.store_paths import StorePath, is_bucket
 from ...pipeline.latents.kinds import KINDS, KindName, Views
 from ...pipeline.latents.recipe import Fit, Solver, StoredDtype, check_meaning, parse_size
 from ...pipeline.machine import DeviceName
 from ...pipeline.messages import command
 from ...pipeline.store.formats import StoreFormat
-from ..inputs.fields import seconds_of
+from ..inputs.rows.fields import seconds_of
 from ..worlds.builtin import BUILT_IN
-from ..worlds.guardrail import Guardrail
-from ..worlds.offloading import Offload
+from ..worlds.cosmos.guardrail import Guardrail
+from ..worlds.network.offloading import Offload
 from .price import parse_price
 
 _running = partial(setting, panel=HOW_IT_RUNS)

@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 
 from ...pipeline.errors import ConfigError, Interrupted
 from ...pipeline.files.hash_cache import HashCache
-from ...pipeline.files.local import place_of
-from ...pipeline.files.local_copy import machine_folder
+from ...pipeline.files.places.local import place_of
+from ...pipeline.files.places.local_copy import machine_folder
 from ...pipeline.latents.kinds import KINDS as TRAITS
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
@@ -21,20 +21,19 @@ from ...pipeline.machine import device_name, resolve_device, usable_cores
 from ...pipeline.messages import MAX_NAMES, command, format_bytes, printable
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, find_store, refuse_store
-from ..inputs.listing import Listing, list_inputs
-from ..inputs.places import check_named
+from ..inputs.listing.inputs import Listing, list_inputs
+from ..inputs.listing.places import check_named
 from ..rollout.batch_size import computed_rows
 from ..rollout.kinds import KINDS, at_moments
+from ..worlds.cosmos.guardrail import check_prompts
 from ..worlds.family import read_configs
-from ..worlds.guardrail import check_prompts
-from ..worlds.offloading import copies_text
+from ..worlds.network.offloading import copies_text
 from ..worlds.source import COSMOS, WORLDLET, WorldSource, find_family, resolve_world
-from .cautions import cautions
 from .config import PrecomputeConfig
-from .cost import Cost, Target, a_or_an, estimate
-from .events import Events
-from .memory_plan import MemoryPlan, plan_memory, room_of
-from .plan import (
+from .planning.cautions import cautions
+from .planning.cost import Cost, Target, a_or_an, estimate
+from .planning.memory_plan import MemoryPlan, plan_memory, room_of
+from .planning.plan import (
     SHARD_BYTES,
     Plan,
     bytes_per_sample,
@@ -44,9 +43,10 @@ from .plan import (
     shard_capacity,
     task_size,
 )
+from .planning.recipe import make_recipe
+from .planning.throughput import ThroughputLog
 from .price import parse_price
-from .recipe import make_recipe
-from .throughput import ThroughputLog
+from .watching.events import Events
 
 OWN_FAMILIES = ("buckets",)
 """The families made if no inputs are given. One is learned in minutes; `theworld scenes` makes all four."""

@@ -11,9 +11,9 @@ from ...pipeline.latents.recipe import Recipe
 from ...pipeline.messages import command, format_bytes, format_rate, printable
 from ...pipeline.store.ledger import Failure
 from ..rollout.kinds import KINDS
-from .cost import Cost
-from .memory_plan import MemoryPlan
-from .plan import Plan, first_failures
+from .planning.cost import Cost
+from .planning.memory_plan import MemoryPlan
+from .planning.plan import Plan, first_failures
 from .scheduler import Work
 
 

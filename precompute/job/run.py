@@ -11,28 +11,28 @@ from typing import Any
 
 from ...pipeline.errors import ConfigError, Interrupted, TheWorldError
 from ...pipeline.failures import FailureReason
-from ...pipeline.files.folder import path_or_url
-from ...pipeline.files.local import place_of
+from ...pipeline.files.places.folder import path_or_url
+from ...pipeline.files.places.local import place_of
 from ...pipeline.machine import resolve_device
 from ...pipeline.messages import name_some
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import PROMPT, LatentStore, create_store, label_of, refuse_store
 from ...pipeline.store.ledger import Failure
 from ..worlds.builtin import WEIGHTS
-from ..worlds.guardrail import unsafe_prompts
+from ..worlds.cosmos.guardrail import unsafe_prompts
 from ..worlds.prompts import embed_prompts, embed_sample_prompts
 from ..worlds.source import WorldSource
 from .config import PrecomputeConfig
-from .events import Events, facts_of_task
-from .memory_plan import plan_memory
-from .plan import Plan, cut_tasks, shard_capacity
-from .pool import Task
+from .planning.memory_plan import plan_memory
+from .planning.plan import Plan, cut_tasks, shard_capacity
 from .prepare import Prepared, announce, is_small, largest_task, prepare
-from .ray_cluster import knock, plan_workers, ray_cluster, wait_for_nodes
-from .ray_pool import join_pool, open_pool
 from .report import Report
 from .scheduler import Scheduler
 from .signals import Signals, signal_behind, signals_of_this_run
+from .watching.events import Events, facts_of_task
+from .workers.pool import Task
+from .workers.ray_cluster import knock, plan_workers, ray_cluster, wait_for_nodes
+from .workers.ray_pool import join_pool, open_pool
 
 MANY_SHARDS = 16
 """Of so many, half empty, a summary says how to make fewer."""

@@ -25,15 +25,15 @@ from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ...pipeline.store.ledger import Failure
 from ..rollout.kinds import KINDS
-from .events import Events
-from .plan import samples_per_task
-from .pool import Pool, Task, reason_of
+from .planning.plan import samples_per_task
+from .planning.throughput import ANY_DEVICE, ThroughputLog
 from .signals import Signals, held, signal_behind
-from .throughput import ANY_DEVICE, ThroughputLog
-from .watch import Figures, watched
+from .watching.events import Events
+from .watching.watch import Figures, watched
+from .workers.pool import Pool, Task, reason_of
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and a run with nothing to do needs none of it
-    from .worker import Receipt
+    from .workers.worker import Receipt
 
 WHOLE_ATTEMPTS = 2
 """Tries of a task as a whole before it is halved to find the sample that breaks it."""

@@ -31,7 +31,7 @@ from ...pipeline.store.records import origins_of
 from ..inputs.lookup import InputLookup
 from ..rollout.batch import machine_facts
 from ..rollout.kinds import KINDS
-from ..worlds.precision import FULL
+from ..worlds.network.precision import FULL
 from .world import LiveWorld
 
 Verdict = Literal["equal", "within", "different"]

@@ -21,7 +21,7 @@ from ..preview.room import require_room_to_roll_out
 from ..rollout.batch import latents_of_batch
 from ..rollout.kinds import KINDS
 from ..worlds.family import require_ability, settings_of
-from ..worlds.offloading import load_or_offload
+from ..worlds.network.offloading import load_or_offload
 from ..worlds.prompts import embed_prompts, load_prompt_embeddings
 from ..worlds.source import find_family, resolve_world
 from ..worlds.text_embeddings import TextEmbeddings

@@ -1,7 +1,7 @@
 """From the bytes of one image file to one float image of the recipe's size.
 
-The rules: decode to upright sRGB (pipeline/files/images.py), then fit to height x width with Lanczos resampling. Their
-version is `IMAGE_RULES` in pipeline/latents/recipe.py.
+The rules: decode to upright sRGB (pipeline/files/images/decode.py), then fit to height x width with Lanczos resampling.
+Their version is `IMAGE_RULES` in pipeline/latents/recipe.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ...pipeline.files.images import decode_image
+from ...pipeline.files.images.decode import decode_image
 from ...pipeline.latents.recipe import Fit
 
 

@@ -24,7 +24,7 @@ from PIL import Image
 
 from ...pipeline.errors import ImageError
 from ...pipeline.failures import FailureReason
-from ...pipeline.files.images import to_rgb
+from ...pipeline.files.images.decode import to_rgb
 from .video_colours import PRIMARIES, Transfer, to_bt709
 from .video_files import check_size
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...pipeline.errors import ConfigError, ImageError, TheWorldError
 from ...pipeline.files.atomic import make_folders
-from ...pipeline.files.images import read_input_file
+from ...pipeline.files.images.decode import read_input_file
 from ...pipeline.latents.keys import key_of_sample
 from ...pipeline.latents.tensors import as_tensor
 from ...pipeline.latents.time_axis import label_frames

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...pipeline.device_memory import PeakMemory, wrong_estimate
 from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.failures import FailureReason
-from ...pipeline.files.images import read_input_file
+from ...pipeline.files.images.decode import read_input_file
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec
 from ...pipeline.latents.time_axis import label_frames

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.world_model import WorldModel
 from ...pipeline.machine import cpu_model
-from ..worlds.precision import FULL, full_float32
+from ..worlds.network.precision import FULL, full_float32
 from ..worlds.text_embeddings import PromptedWorld, TextEmbeddings
 from .kinds import Kind
 

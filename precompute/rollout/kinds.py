@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ...pipeline.errors import ConfigError, ImageError
 from ...pipeline.failures import FailureReason
-from ...pipeline.files import images as image_files
-from ...pipeline.files.image_formats import name_format
+from ...pipeline.files.images import decode as image_files
+from ...pipeline.files.images.formats import name_format
 from ...pipeline.latents.kinds import KINDS as TRAITS
 from ...pipeline.latents.kinds import KindName
 from ...pipeline.latents.recipe import IMAGE_RULES, VIDEO_RULES, VIEW_RULES, Recipe

@@ -24,10 +24,10 @@ from .family import WorldFamily as WorldFamily
 from .family import mismatched as mismatched
 from .memory import HasMemoryEstimate as HasMemoryEstimate
 from .memory import Memory as Memory
-from .offloading import offload_blocks as offload_blocks
+from .network.offloading import offload_blocks as offload_blocks
 from .text_embeddings import FollowsPrompts as FollowsPrompts
 from .text_embeddings import PromptReader as PromptReader
 from .text_embeddings import Text as Text
 from .text_embeddings import TextEmbeddings as TextEmbeddings
 from .text_embeddings import stack_rows as stack_rows
-from .wan_space import latent_spec_of as latent_spec_of
+from .wan.space import latent_spec_of as latent_spec_of

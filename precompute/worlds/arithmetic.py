@@ -17,7 +17,6 @@ TEXT_TOKENS = 512
 """Of a prompt, as the pipelines pad it."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class Operations:
     """Of one input; a multiply and an add are two."""
@@ -46,7 +45,7 @@ def text_tokens(recipe: Recipe, *, no_text: int = 0) -> list[int]:
 
 
 def cosmos_forward_flops(config: Mapping[str, Any], frames: int, height: int, width: int, text_tokens: int) -> float:
-    """One lean forward of a `CosmosTransformer3DModel` (cosmos_forward.py); a multiply and an add are two.
+    """One lean forward of a `CosmosTransformer3DModel` (cosmos/forward.py); a multiply and an add are two.
 
     Args:
         frames, height, width: of the latent. text_tokens: 0 is no text, and no cross-attention.

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from ...pipeline.latents.recipe import ENGINE_VERSION, Recipe, Solver
 from ...pipeline.latents.spec import LatentSpec
-from .anyflow_family import AnyFlowFamily
+from .anyflow.family import AnyFlowFamily
 from .arithmetic import Operations, cosmos_forward_flops, text_tokens
 from .blocks import Blocks, diffusers_blocks
-from .builtin_memory import cosmos_memory
-from .cosmos3_family import Cosmos3
+from .cosmos.cosmos3_family import Cosmos3
 from .family import INDEX, Card, Configs, Settings, TextEncoder, TextForm, Training, WorldFamily, mismatched
 from .memory import Memory
-from .vjepa2_family import VJepa2Family
-from .wan_families import InWanLatents, Wan21Family, WanTI2VFamily, WanTwoStageFamily, draws_noise
+from .vjepa2.family import VJepa2Family
+from .wan.families import InWanLatents, Wan21Family, WanTI2VFamily, WanTwoStageFamily, draws_noise
+from .wan.memory import cosmos_memory
 
 if TYPE_CHECKING:
     from ...pipeline.latents.world_model import WorldModel
@@ -77,7 +77,7 @@ class _Cosmos(InWanLatents):
 
     def spread_kept(self, solver: Solver, denoise_steps: int) -> float:
         """As `HasSpread` has it."""
-        from .cosmos_solvers import spread_kept
+        from .cosmos.solvers import spread_kept
 
         return spread_kept(solver, denoise_steps)
 
@@ -90,7 +90,7 @@ class _Cosmos(InWanLatents):
         )
 
     def load(self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None) -> WorldModel:
-        from .cosmos import CosmosWorld
+        from .cosmos.predict2 import CosmosWorld
 
         return CosmosWorld.load(folder, device=device, compute_dtype=compute_dtype, text=text)
 
@@ -114,7 +114,7 @@ class _ProjectedText:
         return 512 * width * 4 if type(width) is int else 0
 
     def load(self, folder: Path, recipe: Recipe, *, device: str) -> PromptReader:
-        from .cosmos25_text import load_reader
+        from .cosmos.predict25_text import load_reader
 
         return load_reader(folder, compute_dtype=recipe.compute_dtype, device=device)
 
@@ -169,7 +169,7 @@ class _Cosmos25(InWanLatents):
         )
 
     def load(self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None) -> WorldModel:
-        from .cosmos25 import Cosmos25World
+        from .cosmos.predict25 import Cosmos25World
 
         return Cosmos25World.load(folder, device=device, compute_dtype=compute_dtype, text=text)
 

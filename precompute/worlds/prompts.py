@@ -10,9 +10,9 @@ import torch
 
 from ...pipeline.errors import ConfigError
 from ...pipeline.files.atomic import made_folder
-from ...pipeline.files.folder import Folder
-from ...pipeline.files.local import place_of
-from ...pipeline.files.places import Place
+from ...pipeline.files.places.folder import Folder
+from ...pipeline.files.places.local import place_of
+from ...pipeline.files.places.place import Place
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.store.folder import PROMPTS
 from .family import TextForm

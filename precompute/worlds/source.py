@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...pipeline.errors import ConfigError, WorldModelError
-from ...pipeline.files.hub import Snapshot, fetch, is_hub_id
+from ...pipeline.files.hub.pretrained import require_plain
+from ...pipeline.files.hub.transfers import Snapshot, fetch, is_hub_id
+from ...pipeline.files.hub.weight_hashes import hash_weights
 from ...pipeline.files.limits import MAX_CONFIG_BYTES, MAX_WEIGHT_BYTES
-from ...pipeline.files.pretrained import require_plain
-from ...pipeline.files.weight_hashes import hash_weights
 from ...pipeline.latents.hidden_space import hidden_spec
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec

@@ -19,8 +19,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ...pipeline.errors import TheWorldError, WorldModelError
-from ...pipeline.files.folder import Folder
-from ...pipeline.files.places import Place
+from ...pipeline.files.places.folder import Folder
+from ...pipeline.files.places.place import Place
 from ...pipeline.files.plain import open_file
 from ...pipeline.latents.world_model import WorldModel
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...pipeline.errors import ConfigError, WorldModelError
-from ...pipeline.files.pretrained import load_pretrained, refusals_of_tokenizer
+from ...pipeline.files.hub.pretrained import load_pretrained, refusals_of_tokenizer
 from ...pipeline.latents.recipe import Recipe
 from .text_embeddings import ROWS, PromptReader, Text, TextEmbeddings, stack_rows
 

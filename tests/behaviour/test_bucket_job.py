@@ -21,10 +21,10 @@ from theworld.pipeline.errors import Interrupted, StoreError, WorldModelError
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store.folder import open_store
 from theworld.pipeline.store.upkeep.verify import verify
-from theworld.precompute.job import ray_local
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.run import run_precompute
-from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.job.workers import ray_local
+from theworld.precompute.worlds.cosmos.predict2 import CosmosWorld
 
 URL = f"s3://{BUCKET}/cache"
 

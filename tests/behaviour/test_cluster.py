@@ -28,8 +28,8 @@ from tests.patience import patience
 from theworld.pipeline.errors import ConfigError, Interrupted
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store.folder import open_store
-from theworld.precompute.job import ray_cluster as ray_cluster_module
-from theworld.precompute.job.ray_cluster import _require_membership, plan_workers, ray_cluster, wait_for_nodes
+from theworld.precompute.job.workers import ray_cluster as ray_cluster_module
+from theworld.precompute.job.workers.ray_cluster import _require_membership, plan_workers, ray_cluster, wait_for_nodes
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = patience(300)

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.testing import CliRunner
 
-from theworld.pipeline.cli import doctor
+from theworld.pipeline.cli.doctor import checks as doctor
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import TheWorldError
 from theworld.pipeline.progress import Progress, print_error, print_result

@@ -16,7 +16,7 @@ from theworld.pipeline.store.folder import PROMPT, open_store
 from theworld.precompute.job.run import run_precompute
 from theworld.precompute.live.world import LiveWorld
 from theworld.precompute.media.images import load_image
-from theworld.precompute.worlds.cosmos3_text import KEYS
+from theworld.precompute.worlds.cosmos.cosmos3_text import KEYS
 from theworld.precompute.worlds.registry import load_world
 from theworld.precompute.worlds.text_embeddings import TextEmbeddings
 from theworld.train.evaluation.answer import ask

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.failures import FailureReason
-from theworld.precompute.inputs.manifests import COLUMNS
+from theworld.precompute.inputs.rows.manifests import COLUMNS
 from theworld.precompute.live import audit
 from theworld.precompute.media.video_writing import write_video
 from theworld.precompute.rollout.kinds import KINDS

@@ -18,21 +18,25 @@ WORLDLET = "precompute/worldlet/"
 
 DOORS = {
     "accelerate": ["train/training/loop.py"],
-    "av": ["pipeline/files/jpeg_scan.py", "precompute/media/video"],
-    "datasets": ["pipeline/files/arrow_tables.py"],
+    "av": ["pipeline/files/images/jpeg_scan.py", "precompute/media/video"],
+    "datasets": ["pipeline/files/tables/arrow.py"],
     "diffusers": ["precompute/worlds/"],
     "google_crc32c": ["pipeline/store/formats/"],
-    "huggingface_hub": ["pipeline/files/hub.py", "pipeline/files/hub_dataset.py"],
+    "huggingface_hub": ["pipeline/files/hub/transfers.py", "pipeline/files/hub/dataset.py"],
     "matplotlib": ["train/pages/", "train/study/plots.py"],
     "peft": ["train/language/", "train/runs/"],
-    "pyarrow": ["pipeline/files/arrow_tables.py"],
+    "pyarrow": ["pipeline/files/tables/arrow.py"],
     "pymunk": [],
-    "ray": ["precompute/job/ray_"],
+    "ray": ["precompute/job/workers/ray_"],
     "typer": ["pipeline/cli/"],
-    "dask": ["pipeline/store/views.py"],
-    "webdataset": ["pipeline/store/views.py"],  # it reads our tars, and runs what it finds in others
-    "xarray": ["pipeline/store/views.py"],
-    "zarr": ["pipeline/store/formats/zarr_bfloat16.py", "pipeline/store/views.py", "pipeline/store/zarr_metadata.py"],
+    "dask": ["pipeline/store/reading/views.py"],
+    "webdataset": ["pipeline/store/reading/views.py"],  # it reads our tars, and runs what it finds in others
+    "xarray": ["pipeline/store/reading/views.py"],
+    "zarr": [
+        "pipeline/store/formats/zarr_bfloat16.py",
+        "pipeline/store/reading/views.py",
+        "pipeline/store/zarr_metadata.py",
+    ],
 }
 """Library -> how the paths of the files begin that may import it."""
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import TheWorldError
-from theworld.pipeline.files.images import SUFFIXES
+from theworld.pipeline.files.images.decode import SUFFIXES
 from theworld.pipeline.store.folder import open_store
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.run import run_precompute

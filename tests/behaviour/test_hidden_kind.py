@@ -16,8 +16,8 @@ from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.latents.tensors import as_tensor
 from theworld.pipeline.store.folder import open_store
 from theworld.precompute.job.config import PrecomputeConfig
-from theworld.precompute.job.cost import operations_of
-from theworld.precompute.job.recipe import make_recipe
+from theworld.precompute.job.planning.cost import operations_of
+from theworld.precompute.job.planning.recipe import make_recipe
 from theworld.precompute.live.world import LiveWorld
 from theworld.precompute.preview.store_preview import preview
 from theworld.precompute.worlds.source import WorldSource, resolve_world

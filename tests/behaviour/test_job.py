@@ -30,16 +30,16 @@ from theworld.pipeline.machine import is_out_of_memory
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store.folder import create_store, open_store
 from theworld.pipeline.store.writer import ShardWriter
-from theworld.precompute.inputs.listing import Sample
+from theworld.precompute.inputs.listing.inputs import Sample
 from theworld.precompute.inputs.locations import File
 from theworld.precompute.job.config import PrecomputeConfig
-from theworld.precompute.job.pool import Task
+from theworld.precompute.job.planning.throughput import ThroughputLog
 from theworld.precompute.job.run import Report, run_precompute
 from theworld.precompute.job.scheduler import SINGLE_ATTEMPTS, WHOLE_ATTEMPTS, next_tries
 from theworld.precompute.job.signals import signal_behind
-from theworld.precompute.job.throughput import ThroughputLog
-from theworld.precompute.job.worker import Worker, WorkerSetup
-from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.job.workers.pool import Task
+from theworld.precompute.job.workers.worker import Worker, WorkerSetup
+from theworld.precompute.worlds.cosmos.predict2 import CosmosWorld
 
 CPU_WORDS = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried …"
 
@@ -466,7 +466,7 @@ def test_a_signal_that_is_ignored_stays_ignored(
 def test_a_shard_that_takes_its_time_is_committed_and_the_rest_of_its_task_goes_on(
     tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("theworld.precompute.job.worker.MOST_TASK_S", 0.0)
+    monkeypatch.setattr("theworld.precompute.job.workers.worker.MOST_TASK_S", 0.0)
     report = run_precompute(config(make_images(tmp_path / "in", 5), tmp_path / "cache", world, batch_size=2))
     assert report.written == 5
     assert [record.rows for record in open_store(report.store).records()] == [2, 2, 1]

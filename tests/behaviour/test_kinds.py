@@ -16,7 +16,7 @@ from theworld.pipeline.latents.tensors import draw_posterior
 from theworld.pipeline.store.folder import LatentStore, open_store
 from theworld.pipeline.store.upkeep.summary import summarise
 from theworld.precompute.job.config import PrecomputeConfig
-from theworld.precompute.job.recipe import make_recipe
+from theworld.precompute.job.planning.recipe import make_recipe
 from theworld.precompute.job.run import run_precompute
 from theworld.precompute.media.video_writing import write_video
 from theworld.precompute.worldlet.scenes.files import write_scenes

@@ -8,7 +8,7 @@ import torch
 from theworld.pipeline.errors import ConfigError
 from theworld.precompute.live.world import LazyRollout, LiveWorld
 from theworld.precompute.preview.answer_cards import save_answer
-from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.cosmos.predict2 import CosmosWorld
 
 from ..miniatures.image_store import make_images, make_store
 from ..miniatures.world_model import save_mini_world

@@ -30,11 +30,11 @@ from theworld.pipeline.progress import Progress
 from theworld.pipeline.store.folder import find_stores, open_store
 from theworld.precompute.job import prepare as outlook
 from theworld.precompute.job import scheduler as drive
-from theworld.precompute.job import worker
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.run import Report, run_precompute
+from theworld.precompute.job.workers import worker
 from theworld.precompute.media.images import load_image
-from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.cosmos.predict2 import CosmosWorld
 from theworld.precompute.worlds.source import resolve_world
 
 

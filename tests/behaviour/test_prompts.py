@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.miniatures.world_model import add_text_encoder, save_mini_world
 from theworld.pipeline.errors import ConfigError, Interrupted, StoreError
-from theworld.pipeline.files.folder import Folder
+from theworld.pipeline.files.places.folder import Folder
 from theworld.pipeline.latents.keys import key_of_sample
 from theworld.pipeline.machine import resolve_device
 from theworld.pipeline.store.folder import LatentStore, open_store

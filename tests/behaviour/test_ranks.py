@@ -125,9 +125,7 @@ def test_a_training_begun_by_one_goes_on_with_two_and_ends_with_one(
     equal(house / "one", house / "run")
 
 
-def test_two_processes_tell_a_tracker_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_tell_a_tracker_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     house = lay_out(tmp_path)
     monkeypatch.chdir(house)
     stand_in(house, monkeypatch)

@@ -13,8 +13,8 @@ import pytest
 from theworld.pipeline.errors import Interrupted
 from theworld.pipeline.files.rights import current_umask, follow_umask
 from theworld.precompute.job.config import PrecomputeConfig
-from theworld.precompute.job.ray_pool import _ray_setup
 from theworld.precompute.job.run import run_precompute
+from theworld.precompute.job.workers.ray_pool import _ray_setup
 from theworld.train.evaluation.evaluate import evaluate
 from theworld.train.questions.inspect import write_questions
 from theworld.train.runs.hub import copy_run
@@ -41,9 +41,7 @@ def rights(folder: Path) -> dict[str, str]:
 
 def usual(folder: Path, mask: int) -> dict[str, str]:
     """What they would be if this process had made each in the usual way."""
-    return {
-        str(path): oct((0o777 if path.is_dir() else 0o666) & ~mask) for path in (folder, *folder.rglob("*"))
-    }
+    return {str(path): oct((0o777 if path.is_dir() else 0o666) & ~mask) for path in (folder, *folder.rglob("*"))}
 
 
 @pytest.mark.parametrize("mask", [0o002, 0o027, 0o077])

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from tests.patience import patience
-from theworld.precompute.job.events import Events
+from theworld.precompute.job.watching.events import Events
 from theworld.train.runs.hub import prepare_upload
 
 from ..command_line import theworld

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from theworld.pipeline.messages import command
-from theworld.precompute.job.events import Events
+from theworld.precompute.job.watching.events import Events
 
 from ..command_line import Done, theworld, theworld_process
 from ..commands_page import walk
@@ -39,7 +39,7 @@ def trees() -> Iterator[tuple[str, ast.Module]]:
 PRINTS = {
     "pipeline/progress.py": "the door",
     "precompute/preview/terminal.py": "pictures, of colored half blocks",
-    "pipeline/files/chat_renderer.py": "a process of its own; its parent reads one JSON value",
+    "pipeline/files/hub/chat_renderer.py": "a process of its own; its parent reads one JSON value",
 }
 
 

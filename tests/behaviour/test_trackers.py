@@ -36,7 +36,7 @@ Told = dict[int, dict[str, float]]
 Run = tuple[str, dict[str, Any], Told]
 """Name, settings and points of one run."""
 
-STAND_IN = '''
+STAND_IN = """
 import json, pathlib
 
 class Run:
@@ -61,7 +61,7 @@ def init(**said):
     if pathlib.Path("locked").exists():
         raise PermissionError("who are you?")
     return Run(said)
-'''
+"""
 
 
 class KillAt(Stop):
@@ -255,9 +255,7 @@ def test_a_training_that_was_stopped_and_killed_stays_one_run(
     check(run, house)
 
 
-def test_who_follows_from_the_middle_on_is_told_the_beginning(
-    house: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_follows_from_the_middle_on_is_told_the_beginning(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said, path = told_by("stand-in", house, monkeypatch), house / "run.partial"
     with pytest.raises(Interrupted):
         train(settings(house, **{**said, "report_to": "none"}), stop=StopAt(3))

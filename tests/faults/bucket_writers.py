@@ -23,7 +23,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError
 from obstore.store import S3Store
 
-from theworld.pipeline.files.bucket import Bucket
+from theworld.pipeline.files.places.bucket import Bucket
 from theworld.pipeline.store.folder import open_store, open_to_add
 
 from ..s3_server import BUCKET, S3Server

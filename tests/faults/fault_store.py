@@ -25,7 +25,7 @@ from theworld import pipeline
 from theworld.pipeline.errors import ImageError, TheWorldError
 from theworld.pipeline.failures import FailureReason
 from theworld.pipeline.store.folder import open_store
-from theworld.precompute.job.ray_local import StopSign
+from theworld.precompute.job.workers.ray_local import StopSign
 
 PAUSE_S = 0.05
 """A shard's work: the time in which to be killed."""
@@ -108,10 +108,10 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level="INFO", format="%(message)s")  # what a person would see
 
-    from theworld.precompute.inputs.listing import Sample
-    from theworld.precompute.job import ray_pool as pools
+    from theworld.precompute.inputs.listing.inputs import Sample
     from theworld.precompute.job.config import PrecomputeConfig
     from theworld.precompute.job.run import run_precompute
+    from theworld.precompute.job.workers import ray_pool as pools
 
     pools.worker_class = lambda: FaultWorker  # type: ignore[assignment, return-value]
     pools._ray_setup = lambda setup, _: {**setup, "pause_s": options.pause}  # type: ignore[assignment]

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from theworld.pipeline.errors import StoreError, StoreNotFoundError
 from theworld.pipeline.files import atomic
-from theworld.pipeline.files.places import Place
+from theworld.pipeline.files.places.place import Place
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.progress import Bar, Progress

@@ -13,8 +13,8 @@ import numpy as np
 import safetensors.numpy
 
 from theworld.pipeline.files.sealed import unseal
-from theworld.pipeline.store import snapshot
 from theworld.pipeline.store.folder import open_store
+from theworld.pipeline.store.keys import snapshot
 
 from ..permissions import reseal
 from .harness import RECIPE

@@ -23,7 +23,7 @@ from theworld.pipeline.store import folder as store_module
 from theworld.pipeline.store import ledger, records
 from theworld.pipeline.store.folder import StoreFormat, create_store, open_store
 from theworld.pipeline.store.ledger import Failure
-from theworld.pipeline.store.row_reader import RowReader
+from theworld.pipeline.store.reading.row_reader import RowReader
 from theworld.pipeline.store.upkeep.verify import verify
 
 from .harness import BAD, SEED, SPEC, amount, damage_in, key

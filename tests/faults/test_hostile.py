@@ -20,7 +20,7 @@ import pytest
 import xxhash
 
 from theworld.pipeline.errors import TheWorldError
-from theworld.pipeline.files.folder import Folder
+from theworld.pipeline.files.places.folder import Folder
 from theworld.pipeline.store.folder import StoreFormat, open_store
 from theworld.pipeline.store.upkeep.repair import gc, repair
 from theworld.pipeline.store.upkeep.summary import summarise

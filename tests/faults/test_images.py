@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from theworld.pipeline.errors import ImageError
-from theworld.pipeline.files.image_colour import adobe_rgb
+from theworld.pipeline.files.images.colour import adobe_rgb
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.precompute.inputs.sandbox import SandboxedDecoder
 

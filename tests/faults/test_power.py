@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from theworld.pipeline.files import atomic
-from theworld.pipeline.files.folder import Folder
+from theworld.pipeline.files.places.folder import Folder
 from theworld.pipeline.store import writer as shard_writer
 from theworld.pipeline.store.folder import StoreFormat
 

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from theworld.pipeline.files.places import Entry
-from theworld.pipeline.store import shard_fetch
-from theworld.pipeline.store.shard_cache import PART, ShardCache
-from theworld.pipeline.store.shard_fetch import CachedShards
+from theworld.pipeline.files.places.place import Entry
+from theworld.pipeline.store.reading import shard_fetch
+from theworld.pipeline.store.reading.shard_cache import PART, ShardCache
+from theworld.pipeline.store.reading.shard_fetch import CachedShards
 
 from .harness import SEED, amount, finish, start
 

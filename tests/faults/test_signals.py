@@ -27,7 +27,7 @@ from theworld.precompute.inputs import sandbox
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.run import run_precompute
 from theworld.precompute.job.signals import Signals
-from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.cosmos.predict2 import CosmosWorld
 
 from ..miniatures.image_store import make_images
 from ..miniatures.world_model import save_mini_world

@@ -33,7 +33,7 @@ class Notes(importlib.abc.MetaPathFinder):
     """Notes the batches of the world model in a file that all nodes share."""
 
     def find_spec(self, name, path, target=None):
-        if name != "theworld.precompute.worlds.cosmos":
+        if name != "theworld.precompute.worlds.cosmos.predict2":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

@@ -22,8 +22,8 @@ from hypothesis.stateful import (
 
 from theworld.pipeline.errors import DamagedShardError
 from theworld.pipeline.store.folder import StoreFormat, open_store
+from theworld.pipeline.store.reading.row_reader import RowReader
 from theworld.pipeline.store.records import read_record, record_path
-from theworld.pipeline.store.row_reader import RowReader
 from theworld.pipeline.store.upkeep.repair import gc, repair
 
 from .harness import (

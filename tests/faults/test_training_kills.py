@@ -62,9 +62,7 @@ KINDS: tuple[dict[str, Any], ...] = (
 
 
 @pytest.mark.slow
-def test_a_training_killed_at_random_is_the_one_that_was_not(
-    tmp_path: Path, figure: Callable[[str], None]
-) -> None:
+def test_a_training_killed_at_random_is_the_one_that_was_not(tmp_path: Path, figure: Callable[[str], None]) -> None:
     runs, draw, began = amount("TRAININGS", 3), random.Random(SEED), time.monotonic()
     house = lay_out(tmp_path, validation=3)
     train(settings(house, out=house / "warm"))  # or every process would load the libraries again

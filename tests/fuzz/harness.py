@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from theworld.pipeline.files import guarded_tables
+from theworld.pipeline.files.tables import guarded as guarded_tables
 
 from .mutators import mutate
 from .readers import Reader

@@ -22,28 +22,28 @@ from theworld.pipeline import matmul_speed
 from theworld.pipeline.config import load_config
 from theworld.pipeline.errors import ConfigError, TheWorldError
 from theworld.pipeline.files import hash_cache, lock_file
-from theworld.pipeline.files.arrow_tables import saved_files
-from theworld.pipeline.files.folder import Folder
-from theworld.pipeline.files.gguf_header import check_gguf
 from theworld.pipeline.files.hash_cache import HashCache
+from theworld.pipeline.files.hub.gguf_header import check_gguf
+from theworld.pipeline.files.places.folder import Folder
 from theworld.pipeline.files.sealed import seal, seal_tensors, unseal
+from theworld.pipeline.files.tables.arrow import saved_files
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.progress import Progress
-from theworld.pipeline.store import snapshot
-from theworld.pipeline.store.dropped import salvage
 from theworld.pipeline.store.find import store_of
 from theworld.pipeline.store.folder import _Spec, load_store, open_store
+from theworld.pipeline.store.keys import snapshot
+from theworld.pipeline.store.keys.dropped import salvage
 from theworld.pipeline.store.promises import promised_and_gone, unmade_keys
 from theworld.pipeline.store.upkeep.retire import finish_retirements
 from theworld.pipeline.store.upkeep.summary import summarise
 from theworld.pipeline.store.upkeep.transfer import export, read_keys
 from theworld.pipeline.store.upkeep.verify import LEVELS, verify
-from theworld.precompute.inputs.listing import Listing, list_inputs
+from theworld.precompute.inputs.listing.inputs import Listing, list_inputs
 from theworld.precompute.inputs.lookup import InputLookup, key_named
 from theworld.precompute.job.config import PrecomputeConfig
-from theworld.precompute.job.cost import operations_of
-from theworld.precompute.job.status import lines_of, read_status, table_of
-from theworld.precompute.job.throughput import ThroughputLog
+from theworld.precompute.job.planning.cost import operations_of
+from theworld.precompute.job.planning.throughput import ThroughputLog
+from theworld.precompute.job.watching.status import lines_of, read_status, table_of
 from theworld.precompute.media.video_times import Window
 from theworld.precompute.rollout.kinds import KINDS
 from theworld.precompute.worldlet.scenes.files import read_truth, write_scenes
@@ -551,9 +551,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: prompts",
-            covers=(
-                "precompute.worlds.text_embeddings:read_texts",
-            ),
+            covers=("precompute.worlds.text_embeddings:read_texts",),
             cases=lambda s: s.stores_with_prompts,
             use=_read_prompts,
         ),

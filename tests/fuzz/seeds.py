@@ -23,16 +23,16 @@ from PIL import Image
 
 from theworld.pipeline.errors import Interrupted
 from theworld.pipeline.files import lock_file
-from theworld.pipeline.files.folder import Folder
 from theworld.pipeline.files.hash_cache import HashCache
+from theworld.pipeline.files.places.folder import Folder
 from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store import latent_store
-from theworld.pipeline.store.dropped import add_dropped
+from theworld.pipeline.store.keys.dropped import add_dropped
 from theworld.pipeline.store.upkeep.retire import Note, write_note
-from theworld.precompute.inputs.listing import list_inputs
-from theworld.precompute.job.throughput import ThroughputLog
+from theworld.precompute.inputs.listing.inputs import list_inputs
+from theworld.precompute.job.planning.throughput import ThroughputLog
 from theworld.precompute.media.video_writing import write_video
 from theworld.precompute.worldlet.scenes.files import write_scenes
 from theworld.precompute.worlds.prompts import prompt_file

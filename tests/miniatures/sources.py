@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from theworld.pipeline.files.folder import Folder
-from theworld.pipeline.files.places import Entry
+from theworld.pipeline.files.places.folder import Folder
+from theworld.pipeline.files.places.place import Entry
 
 
 class FolderSource(Folder):

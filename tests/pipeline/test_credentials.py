@@ -8,8 +8,8 @@ import pytest
 
 from theworld.pipeline.credentials import bucket_names, hide_passwords, is_secret, secret_names
 from theworld.pipeline.errors import ConfigError, WorldModelError
-from theworld.pipeline.files.hub import fetch
-from theworld.pipeline.files.local import require_local
+from theworld.pipeline.files.hub.transfers import fetch
+from theworld.pipeline.files.places.local import require_local
 
 
 @pytest.mark.parametrize(

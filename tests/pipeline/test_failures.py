@@ -8,7 +8,7 @@ from pathlib import Path
 
 from theworld.pipeline.errors import ImageError
 from theworld.pipeline.failures import FailureReason
-from theworld.pipeline.files.folder import Folder
+from theworld.pipeline.files.places.folder import Folder
 from theworld.pipeline.store.ledger import Failure, read_failures, write_failure
 
 

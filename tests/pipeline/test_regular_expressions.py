@@ -66,7 +66,7 @@ def hostile(pattern: str) -> Iterator[str]:
 
 def test_the_regular_expressions_of_all_readers_are_found() -> None:
     files = {place.partition(":")[0] for place in FOUND}
-    assert {"train/questions/readers.py", "precompute/inputs/folders.py", "pipeline/files/sealed.py"} <= files
+    assert {"train/questions/readers.py", "precompute/inputs/listing/folders.py", "pipeline/files/sealed.py"} <= files
     assert len(FOUND) > 25
 
 

@@ -32,9 +32,9 @@ from torch import Tensor
 
 from ...pipeline.errors import ConfigError, QuestionError, StoreMismatchError
 from ...pipeline.latents.tensors import as_tensor
-from ...pipeline.store.buffer import BatchBuffer
 from ...pipeline.store.folder import LatentStore, open_store
-from ...pipeline.store.packed_keys import AnyKeys
+from ...pipeline.store.keys.packed_keys import AnyKeys
+from ...pipeline.store.reading.buffer import BatchBuffer
 from ..questions.record import Question, resolve_keys
 from .loader import Indices, LatentDataset
 

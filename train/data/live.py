@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ...pipeline.errors import ConfigError
 from ...pipeline.latents.tensors import as_stored, as_tensor
-from ...pipeline.store.buffer import BatchBuffer
 from ...pipeline.store.folder import LatentStore
+from ...pipeline.store.reading.buffer import BatchBuffer
 from .arms import Arm
 from .loader import Indices, LatentDataset
 

@@ -30,10 +30,10 @@ from torch.utils.data import Dataset
 
 from ...pipeline.errors import ConfigError, DamagedShardError
 from ...pipeline.latents.tensors import as_tensor
-from ...pipeline.store.bucket_reader import BucketRowReader, ReadingOrder
-from ...pipeline.store.buffer import BatchBuffer
 from ...pipeline.store.folder import LatentStore
-from ...pipeline.store.packed_keys import AnyKeys, is_packed, unpack_keys
+from ...pipeline.store.keys.packed_keys import AnyKeys, is_packed, unpack_keys
+from ...pipeline.store.reading.bucket_reader import BucketRowReader, ReadingOrder
+from ...pipeline.store.reading.buffer import BatchBuffer
 from .sampler import Batch, BatchSampler
 
 Indices = Sequence[int] | NDArray[np.int64]

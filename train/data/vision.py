@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
 from ...pipeline.errors import ConfigError, QuestionError
-from ...pipeline.files.images import decode_image, read_input_file
-from ...pipeline.files.pretrained import load_pretrained
+from ...pipeline.files.hub.pretrained import load_pretrained
+from ...pipeline.files.images.decode import decode_image, read_input_file
 from ..language.prompt_format import PromptFormat
 from ..questions.images import find_file, image_folders
 from ..questions.readers import folder_of

@@ -31,7 +31,7 @@ from rich.table import Column, Table
 
 from ...pipeline.errors import ConfigError, QuestionError
 from ...pipeline.files.atomic import replace
-from ...pipeline.files.local import file_name
+from ...pipeline.files.places.local import file_name
 from ...pipeline.machine import DeviceName
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, open_store
@@ -308,10 +308,7 @@ def _answer(
     questions = session.answerable(questions, steps=max(lengths))
     arm = parse_arm(session.trained_arm)
     opened_by_steps = {steps: session.open_arm(arm, questions, steps=steps) for steps in lengths}
-    responses = {
-        steps: session.answer(opened, batch_size=batch_size)
-        for steps, opened in opened_by_steps.items()
-    }
+    responses = {steps: session.answer(opened, batch_size=batch_size) for steps, opened in opened_by_steps.items()}
     return _Answered(questions, opened_by_steps[0].keys, responses)
 
 

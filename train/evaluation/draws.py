@@ -25,8 +25,8 @@ from ...pipeline.latents.recipe import Recipe, difference
 from ...pipeline.latents.tensors import as_stored
 from ...pipeline.messages import command
 from ...pipeline.progress import Progress
-from ...pipeline.store.buffer import BatchBuffer
 from ...pipeline.store.folder import LatentStore
+from ...pipeline.store.reading.buffer import BatchBuffer
 from ..config import AnswerConfig
 from ..data.arms import Arm, parse_arm
 from ..data.loader import Indices, LatentDataset

@@ -15,7 +15,7 @@ from rich.table import Table
 from ...pipeline.errors import ConfigError, RunError
 from ...pipeline.files.atomic import replace
 from ...pipeline.files.limits import MAX_RESULT_BYTES
-from ...pipeline.files.local import file_name
+from ...pipeline.files.places.local import file_name
 from ...pipeline.files.plain import read_json_text
 from ...pipeline.machine import DeviceName
 from ...pipeline.messages import command, list_problems

@@ -81,9 +81,7 @@ def answer_live(
 
     def answer_with(count: int, reason: str | None = None) -> LiveAnswer:
         latents = see(count)
-        answer = ask(
-            loaded, latents, question, choices, steps=count, image=image, writing=writing, progress=progress
-        )
+        answer = ask(loaded, latents, question, choices, steps=count, image=image, writing=writing, progress=progress)
         return LiveAnswer(answer, count, reason, latents)
 
     if adaptive is None:

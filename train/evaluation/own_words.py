@@ -25,7 +25,11 @@ points, operators and the vowels of Indic scripts too. It also counted é as two
 _SAME = {
     **dict.fromkeys("\u2010\u2012\u2013\u2212", "-"),  # hyphen, figure dash, en dash, minus
     **dict.fromkeys("\u2018\u2019\u02bc", "'"),
-    "\u2044": "/", "\u2215": "/", "\u066b": ".", "\u066c": ",", "\u066a": "%",
+    "\u2044": "/",
+    "\u2215": "/",
+    "\u066b": ".",
+    "\u066c": ",",
+    "\u066a": "%",
 }
 """Signs of one meaning that NFKC leaves apart."""
 _OF_NUMBERS = "/-%\u2030\u2032"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...pipeline.files.store_paths import store_path
+from ...pipeline.files.places.store_paths import store_path
 from ...pipeline.machine import DeviceName
 from ...pipeline.progress import Progress
 from ...pipeline.store.find import moved_store

@@ -8,7 +8,7 @@ Templates of models that think first (Qwen 3, SmolLM3, Gemma-4) are asked not to
 before an answer, some of them in prompts alone, or before the last answer alone.
 
 A chat template is a Jinja program of whoever made the model. Its sandbox keeps it from files, but not from running
-forever or from taking all memory. So another process renders it, with bounds (`pipeline/files/chat_texts.py`), for
+forever or from taking all memory. So another process renders it, with bounds (`pipeline/files/hub/chat_texts.py`), for
 conversations of our own; here those pieces are read from the texts, and held against all of them.
 """
 
@@ -22,7 +22,7 @@ from itertools import product
 from typing import Any
 
 from ...pipeline.errors import ConfigError
-from ...pipeline.files.chat_texts import template_of, write_chats
+from ...pipeline.files.hub.chat_texts import template_of, write_chats
 
 Turn = tuple[str, str | None]
 """A question and its answer; None in the last turn of a prompt."""

@@ -21,9 +21,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ...pipeline.errors import ConfigError
+from ...pipeline.files.hub.pretrained import load_pretrained, require_plain, tensor_shapes
 from ...pipeline.files.limits import MAX_CONFIG_BYTES, MAX_WEIGHT_BYTES
 from ...pipeline.files.plain import read_json
-from ...pipeline.files.pretrained import load_pretrained, require_plain, tensor_shapes
 from ...pipeline.messages import install_extra, list_problems, name_some
 from ..config import AttentionName
 from ..reader.attention import HeadSizes, flex_problem, use_flex

@@ -9,8 +9,8 @@ from typing import Any
 from unicodedata import normalize
 
 from ...pipeline.errors import ConfigError, QuestionError
-from ...pipeline.files.chat_texts import template_of
-from ...pipeline.files.pretrained import refusals_of_tokenizer
+from ...pipeline.files.hub.chat_texts import template_of
+from ...pipeline.files.hub.pretrained import refusals_of_tokenizer
 from .chat_template import ChatFormat, chat_format
 from .weights import Weights
 

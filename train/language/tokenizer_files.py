@@ -14,9 +14,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from ...pipeline.errors import ConfigError
+from ...pipeline.files.hub.pretrained import load_pretrained
 from ...pipeline.files.limits import MAX_CONFIG_BYTES
 from ...pipeline.files.plain import read_json
-from ...pipeline.files.pretrained import load_pretrained
 from .architectures import TRIED
 from .prompt_format import PromptFormat, TokenizerOnly
 from .weights import Weights

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...pipeline.errors import ConfigError
-from ...pipeline.files.hub import fetch, is_hub_id
+from ...pipeline.files.hub.pretrained import list_model_files, require_plain
+from ...pipeline.files.hub.transfers import fetch, is_hub_id
+from ...pipeline.files.hub.weight_hashes import digest_of_weights, hash_weights
 from ...pipeline.files.limits import MAX_WEIGHT_BYTES
-from ...pipeline.files.pretrained import list_model_files, require_plain
-from ...pipeline.files.weight_hashes import digest_of_weights, hash_weights
 from ...pipeline.progress import Progress
 from ..worldlet import WEIGHTS
 

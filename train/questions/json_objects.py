@@ -15,8 +15,8 @@ from typing import Any, cast
 
 from ...pipeline.errors import ConfigError
 from ...pipeline.files import limits
-from ...pipeline.files import text_tables as lists
-from ...pipeline.files.text_tables import Record
+from ...pipeline.files.tables import text as lists
+from ...pipeline.files.tables.text import Record
 from ...pipeline.messages import name_some
 from .columns import FIELDS, plain_name
 

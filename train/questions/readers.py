@@ -27,11 +27,12 @@ from itertools import chain, islice
 from pathlib import Path
 
 from ...pipeline.errors import ConfigError, QuestionError
-from ...pipeline.files import arrow_tables as arrow_files
-from ...pipeline.files import guarded_tables, limits
-from ...pipeline.files import text_tables as lists
+from ...pipeline.files import limits
 from ...pipeline.files.hashing import digest_of_file, digest_of_lines
 from ...pipeline.files.plain import read_file
+from ...pipeline.files.tables import arrow as arrow_files
+from ...pipeline.files.tables import guarded as guarded_tables
+from ...pipeline.files.tables import text as lists
 from .columns import FIELDS, Columns
 from .json_objects import is_object, read_object
 from .rows import Keep, Row, RowReader

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ...pipeline.errors import ConfigError, RunError, StoreMismatchError
+from ...pipeline.files.hub.pretrained import require_plain, tensor_shapes
 from ...pipeline.files.limits import MAX_WEIGHT_BYTES
-from ...pipeline.files.pretrained import require_plain, tensor_shapes
 from ...pipeline.files.rights import follow_umask
 from ...pipeline.latents.recipe import difference
 from ...pipeline.machine import DeviceName, is_out_of_memory, resolve_device

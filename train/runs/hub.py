@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...pipeline.errors import ConfigError, RunError
-from ...pipeline.files.hub import fetch, is_hub_id, upload
+from ...pipeline.files.hub.transfers import fetch, is_hub_id, upload
 from ...pipeline.files.limits import MAX_RESULT_BYTES, MAX_WEIGHT_BYTES
 from ...pipeline.files.plain import open_file, read_json
 from ...pipeline.files.rights import follow_umask

@@ -11,9 +11,9 @@ from ...pipeline.errors import ConfigError
 from ...pipeline.machine import own_folder, resolve_device
 from ...pipeline.messages import format_bytes
 from ...pipeline.progress import Progress
-from ...pipeline.store.bucket_reader import BucketRowReader
 from ...pipeline.store.folder import LatentStore, open_store
-from ...pipeline.store.shard_cache import ShardCache
+from ...pipeline.store.reading.bucket_reader import BucketRowReader
+from ...pipeline.store.reading.shard_cache import ShardCache
 from ..config import AttentionName, DtypeName, TrainConfig
 from ..data.arms import Arm, open_arm, parse_arm
 from ..data.batches import check_answers, encode, pack

@@ -13,7 +13,7 @@ from transformers import set_seed
 
 from ...pipeline.errors import RunError
 from ...pipeline.files.hashing import digest_of_lines
-from ...pipeline.files.places import Place
+from ...pipeline.files.places.place import Place
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..config import RunSummary, TrainConfig

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import LatentShapeError
-from ...files.folder import Folder
-from ...files.places import Place
+from ...files.places.folder import Folder
+from ...files.places.place import Place
 from . import StoreVersion
 
 CRC_BYTES = 4

@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DamagedShardError
-from ...files.places import Place
+from ...files.places.place import Place
 from ...files.plain import open_file
 from ...progress import Progress
 from ..find import require_folder
 from ..folder import load_store
+from ..keys.packed_keys import Keys, unpack_keys
 from ..latent_store import LatentStore
-from ..packed_keys import Keys, unpack_keys
 from ..records import RECORD_LIMIT_BYTES, record_name
 from .maintenance import alone
 from .retire import finish_retirements, retiring

@@ -21,17 +21,17 @@ import numpy as np
 
 from ...errors import DamagedShardError, LatentShapeError
 from ...files.atomic import publish, writing
-from ...files.places import Place
+from ...files.places.place import Place
 from ...messages import command, name_some
 from ...progress import Progress
 from ..commit import LOST_AND_FOUND
-from ..dropped import add_dropped, remove_dropped
 from ..find import require_folder
 from ..folder import load_store
+from ..keys.dropped import add_dropped, remove_dropped
+from ..keys.packed_keys import is_in, pack_keys, unpack_keys
 from ..latent_store import LatentStore
-from ..packed_keys import is_in, pack_keys, unpack_keys
 from ..records import origins_of, read_record
-from ..source_scan import sources_of
+from ..sources.scan import sources_of
 from .maintenance import alone
 from .retire import finish_retirements, held_elsewhere, new_folder_aside, retiring
 

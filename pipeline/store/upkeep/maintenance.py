@@ -10,7 +10,7 @@ from pathlib import Path
 from ...files.atomic import made_folder, place, remove, sync_folder, writing
 from ...files.inside import held_folder
 from ...files.lock import exclusive_lock
-from ...files.places import Place
+from ...files.places.place import Place
 from ..commit import LOST_AND_FOUND
 from ..find import require_folder
 from ..folder import load_store, make_own_folders

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...files.folder import Folder
 from ...files.inside import require_inside
-from ...files.places import Place
+from ...files.places.folder import Folder
+from ...files.places.place import Place
 from ...files.sealed import unseal
 from ...latents.keys import KEY_DIGITS
 from ..latent_store import LatentStore

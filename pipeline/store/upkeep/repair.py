@@ -10,15 +10,15 @@ from pathlib import Path
 from ...errors import DamagedShardError
 from ...files.atomic import TempFile, remove, writing
 from ...files.inside import held_folder
-from ...files.places import Place
+from ...files.places.place import Place
 from ...progress import Progress
 from ..commit import LOST_AND_FOUND, leftovers, link_on_the_way
-from ..dropped import add_dropped, salvage
 from ..find import require_folder
 from ..folder import load_store
+from ..keys.dropped import add_dropped, salvage
+from ..keys.snapshot import remove_snapshot
 from ..payloads import unrecorded_payloads
 from ..promises import promised_and_gone, promised_numbers, report_gone
-from ..snapshot import remove_snapshot
 from .maintenance import alone, set_aside
 from .retire import check_notes, finish_retirements, pending_retirements
 from .verify import Finding, Level, Verification, verify

@@ -34,8 +34,8 @@ from ...files.plain import open_file, read_json_text
 from ...files.sealed import seal, unseal
 from ...messages import list_problems
 from ..commit import LOST_AND_FOUND, link_on_the_way
+from ..keys.packed_keys import Keys, is_in, pack_keys
 from ..latent_store import LatentStore
-from ..packed_keys import Keys, is_in, pack_keys
 from ..records import Sha256, damaged, read_record, record_name, unreadable
 from .maintenance import set_aside
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import xxhash
 
 from ...errors import ConfigError, StoreError
-from ...files.hub import upload
-from ...files.hub_dataset import HubDataset
+from ...files.hub.dataset import HubDataset
+from ...files.hub.transfers import upload
 from ...machine import own_folder
 from ...messages import command, format_bytes, markdown, markdown_code
 from ...progress import Progress

@@ -17,17 +17,17 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from ...errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
-from ...files.folder import Folder, path_or_url
-from ...files.local import place_of, require_local
-from ...files.places import Place, parent_of
+from ...files.places.folder import Folder, path_or_url
+from ...files.places.local import place_of, require_local
+from ...files.places.place import Place, parent_of
 from ...files.plain import read_file
 from ...latents.keys import is_key
 from ...latents.recipe import difference
 from ...progress import Progress
 from ..folder import PROMPT, PROMPTS, create_store, is_store, label_of, load_store, open_to_write
 from ..formats import StoreFormat
+from ..keys.packed_keys import is_in, pack_keys
 from ..latent_store import LatentStore
-from ..packed_keys import is_in, pack_keys
 from ..records import origins_of, read_record
 from .drop import follow_drops
 

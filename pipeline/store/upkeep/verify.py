@@ -21,26 +21,26 @@ import numpy as np
 import xxhash
 
 from ...errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
-from ...files.folder import path_or_url
 from ...files.inside import require_inside
-from ...files.local import place_of
-from ...files.places import Place
+from ...files.places.folder import path_or_url
+from ...files.places.local import place_of
+from ...files.places.place import Place
 from ...messages import MAX_NAMES, command, format_bytes, name_some
 from ...progress import Progress
 from .. import ledger
 from ..commit import leftovers
-from ..dropped import check_dropped, salvage
 from ..find import MANIFEST
 from ..folder import load_store
-from ..index import SNAPSHOT, Shard, record_tags
+from ..keys.dropped import check_dropped, salvage
+from ..keys.index import SNAPSHOT, Shard, record_tags
+from ..keys.snapshot import read_snapshot
 from ..latent_store import LatentStore
 from ..payload_sizes import size_problem
 from ..payloads import unrecorded_payloads
 from ..promises import Unmade, lines_of, only_digests, promised_and_gone, promised_numbers, unmade_keys
+from ..reading.views import second_opinion
 from ..records import ShardRecord, read_record, record_name, record_path, unreadable
-from ..snapshot import read_snapshot
-from ..source_scan import sources_bytes
-from ..views import second_opinion
+from ..sources.scan import sources_bytes
 from .drop import dropped_rows
 from .names import Stated, is_file, is_in_place, is_there, sound_records
 from .retire import check_notes, pending_retirements

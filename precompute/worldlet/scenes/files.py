@@ -22,8 +22,8 @@ from PIL import Image
 
 from ....pipeline.errors import ConfigError
 from ....pipeline.files.atomic import replace
-from ....pipeline.files.local import require_local
-from ....pipeline.files.text_tables import read_lines
+from ....pipeline.files.places.local import require_local
+from ....pipeline.files.tables.text import read_lines
 from ....pipeline.progress import Progress
 from .physics import FPS
 from .scenes import FAMILIES, OPEN_FAMILIES, SPLITS, VERSION, Scene, make_pair, questions

@@ -1,5 +1,4 @@
-"""Reads how a scene ends from pictures alone: a fixed parser, the same for true, reconstructed and predicted clips.
-"""
+"""Reads how a scene ends from pictures alone: a fixed parser, the same for true, reconstructed and predicted clips."""
 
 from __future__ import annotations
 

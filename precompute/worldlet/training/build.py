@@ -15,8 +15,8 @@ from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, FlowMatchEuler
 
 from ....pipeline.files.rights import follow_umask
 from ....pipeline.progress import Progress
-from ...worlds.cosmos import SIGMA_CONDITIONING, CosmosWorld
-from ...worlds.cosmos_solvers import SIGMA_MAX, SIGMA_MIN
+from ...worlds.cosmos.predict2 import SIGMA_CONDITIONING, CosmosWorld
+from ...worlds.cosmos.solvers import SIGMA_MAX, SIGMA_MIN
 from ..scenes.physics import FPS, SIZE, VIDEO_FRAMES
 from ..scenes.scenes import FAMILIES, VERSION
 from .clips import CHUNK, clips_of, draw_scenes, load_clips

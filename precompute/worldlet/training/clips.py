@@ -1,5 +1,4 @@
-"""Clips of scenes as plain arrays on disk, for training and measuring the worldlet: frames, states, truth.
-"""
+"""Clips of scenes as plain arrays on disk, for training and measuring the worldlet: frames, states, truth."""
 
 from __future__ import annotations
 

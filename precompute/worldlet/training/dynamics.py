@@ -25,10 +25,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ....pipeline.errors import WorldModelError
-from ....pipeline.files.pretrained import load_pretrained
+from ....pipeline.files.hub.pretrained import load_pretrained
 from ....pipeline.progress import Progress
-from ...worlds.cosmos import SIGMA_CONDITIONING
-from ...worlds.cosmos_solvers import RHO, SIGMA_MAX, SIGMA_MIN
+from ...worlds.cosmos.predict2 import SIGMA_CONDITIONING
+from ...worlds.cosmos.solvers import RHO, SIGMA_MAX, SIGMA_MIN
 from .optim import Average, CpuBudget, MuonAdamW
 from .vae import Z_DIM
 

@@ -1,5 +1,4 @@
-"""Latents of the training clips: made once per chunk, kept as raw fp16 arrays, standardised on loading.
-"""
+"""Latents of the training clips: made once per chunk, kept as raw fp16 arrays, standardised on loading."""
 
 from collections.abc import Sequence
 from pathlib import Path

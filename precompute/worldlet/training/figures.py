@@ -23,7 +23,7 @@ from torch import Tensor
 from ....pipeline.latents.keys import key_of_bytes
 from ....pipeline.latents.recipe import Recipe
 from ....pipeline.latents.tensors import standardise
-from ...worlds.cosmos import CosmosWorld
+from ...worlds.cosmos.predict2 import CosmosWorld
 from ..scenes.outcomes import Video, read_outcome, track
 from ..scenes.physics import COLORS, SIZE, UNSEEN_COLORS, Ball
 from ..scenes.scenes import FAMILIES

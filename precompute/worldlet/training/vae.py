@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ....pipeline.errors import WorldModelError
-from ....pipeline.files.pretrained import load_pretrained
+from ....pipeline.files.hub.pretrained import load_pretrained
 from ....pipeline.progress import Progress
 from ..scenes.physics import SIZE, VIDEO_FRAMES
 from .clips import Clips

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError
-from theworld.pipeline.files.local import require_local
+from theworld.pipeline.files.places.local import require_local
 from theworld.pipeline.store.folder import create_store, find_store, find_stores, load_store, open_store
 from theworld.pipeline.store.upkeep.transfer import export, merge
 from theworld.precompute.job.config import PrecomputeConfig

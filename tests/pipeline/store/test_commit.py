@@ -8,10 +8,10 @@ import pytest
 
 from theworld.pipeline.errors import DamagedShardError, StoreError
 from theworld.pipeline.files import atomic
-from theworld.pipeline.files.folder import Folder
+from theworld.pipeline.files.places.folder import Folder
 from theworld.pipeline.files.sealed import seal
 from theworld.pipeline.store import commit
-from theworld.pipeline.store.index import record_tags
+from theworld.pipeline.store.keys.index import record_tags
 from theworld.pipeline.store.records import ShardRecord, read_record
 
 from ..files.test_atomic import PatchedOs, finished

@@ -9,7 +9,7 @@ import pytest
 
 from theworld.pipeline.errors import StoreError
 from theworld.pipeline.files import atomic
-from theworld.pipeline.files.folder import Folder
+from theworld.pipeline.files.places.folder import Folder
 from theworld.pipeline.store import commit
 from theworld.pipeline.store.folder import StoreFormat
 from theworld.pipeline.store.upkeep.repair import repair

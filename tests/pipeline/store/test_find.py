@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from theworld.pipeline.errors import DamagedShardError, StoreError
-from theworld.pipeline.files.folder import Folder
+from theworld.pipeline.files.places.folder import Folder
 from theworld.pipeline.files.sealed import seal
 from theworld.pipeline.store.find import moved_store, store_of
 from theworld.pipeline.store.folder import create_store, find_store, find_stores, open_store

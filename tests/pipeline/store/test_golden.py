@@ -9,7 +9,7 @@ import pytest
 
 from theworld.pipeline.store.folder import create_store, open_store
 from theworld.pipeline.store.formats.base import STORED_DTYPES
-from theworld.pipeline.store.index import SNAPSHOT
+from theworld.pipeline.store.keys.index import SNAPSHOT
 from theworld.pipeline.store.upkeep.verify import verify
 
 from ...golden.make import FAILURE, GOLDEN, SAMPLES

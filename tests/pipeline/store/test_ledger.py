@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from theworld.pipeline.errors import DamagedShardError
-from theworld.pipeline.files.folder import Folder
+from theworld.pipeline.files.places.folder import Folder
 from theworld.pipeline.files.sealed import seal
 from theworld.pipeline.store import ledger
 from theworld.pipeline.store.folder import open_store

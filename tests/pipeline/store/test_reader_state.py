@@ -9,8 +9,8 @@ import pytest
 
 from theworld.pipeline.errors import DamagedShardError
 from theworld.pipeline.files import open_files
-from theworld.pipeline.store import row_reader
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, open_store
+from theworld.pipeline.store.reading import row_reader
 
 from ...miniatures.store import FRAME_BYTES, ROW_BYTES, TINY, create, expected, fill, flip, key, write
 from ..files.test_atomic import PatchedOs

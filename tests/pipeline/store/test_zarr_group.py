@@ -14,8 +14,8 @@ import zarr
 
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.store import latent_store, zarr_group, zarr_metadata
-from theworld.pipeline.store.dropped import add_dropped
 from theworld.pipeline.store.folder import create_store, open_store, open_to_write
+from theworld.pipeline.store.keys.dropped import add_dropped
 from theworld.pipeline.store.latent_store import LatentStore
 from theworld.pipeline.store.upkeep.repair import repair
 from theworld.pipeline.store.upkeep.verify import verify

@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 from theworld.pipeline.errors import ConfigError
-from theworld.pipeline.files import text_tables
+from theworld.pipeline.files.tables import text as text_tables
 from theworld.precompute.inputs.first_bytes import content_of
-from theworld.precompute.inputs.listing import list_inputs
-from theworld.precompute.inputs.selection import name_left_out
+from theworld.precompute.inputs.listing.inputs import list_inputs
+from theworld.precompute.inputs.listing.selection import name_left_out
 
 
 def image(format: str = "PNG") -> bytes:

@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 
 from theworld.pipeline.errors import ConfigError, ImageError
-from theworld.pipeline.files import limits, text_tables
+from theworld.pipeline.files import limits
 from theworld.pipeline.files.file_facts import FileFacts
 from theworld.pipeline.files.hash_cache import HashCache
-from theworld.precompute.inputs import folders, tars
-from theworld.precompute.inputs.listing import Listing, list_inputs
-from theworld.precompute.inputs.tars import members
+from theworld.pipeline.files.tables import text as text_tables
+from theworld.precompute.inputs.listing import folders
+from theworld.precompute.inputs.listing.inputs import Listing, list_inputs
+from theworld.precompute.inputs.tars import members as tars
+from theworld.precompute.inputs.tars.members import members
 
 from ...faults.harness import in_child
 

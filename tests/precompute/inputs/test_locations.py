@@ -24,7 +24,7 @@ from theworld.pipeline.files import hash_cache as input_index
 from theworld.pipeline.files.hash_cache import HashCache
 from theworld.pipeline.files.sealed import seal_tensors
 from theworld.pipeline.latents.keys import key_of_bytes, key_of_sample
-from theworld.precompute.inputs.listing import Listing, list_inputs
+from theworld.precompute.inputs.listing.inputs import Listing, list_inputs
 from theworld.precompute.inputs.locations import File, TableCell
 from theworld.precompute.rollout.kinds import KINDS
 
@@ -147,7 +147,7 @@ def test_bad_rows_of_csv_and_of_llava(folder: Path) -> None:
 
 
 def test_a_long_array_is_read_piece_by_piece(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from theworld.pipeline.files import text_tables as lists
+    from theworld.pipeline.files.tables import text as lists
 
     rows = [{"image": "a.png", "conversations": 'é"[]{},' * (number % 9)} for number in range(300)]
     for block in (1, 7, 64, 4096):

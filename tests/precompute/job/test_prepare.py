@@ -10,8 +10,8 @@ from tests.miniatures.image_store import make_images
 from tests.miniatures.world_model import save_mini_world
 from theworld.pipeline.progress import Progress
 from theworld.precompute.job.config import PrecomputeConfig
-from theworld.precompute.job.events import Events
 from theworld.precompute.job.prepare import announce, prepare
+from theworld.precompute.job.watching.events import Events
 from theworld.precompute.worldlet.scenes.files import write_scenes
 
 

@@ -14,15 +14,15 @@ from theworld.pipeline.errors import WorldModelError
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store.folder import LatentStore
 from theworld.pipeline.store.ledger import Failure
-from theworld.precompute.inputs.listing import Sample
+from theworld.precompute.inputs.listing.inputs import Sample
 from theworld.precompute.inputs.locations import File
-from theworld.precompute.job.events import Events
-from theworld.precompute.job.pool import Task
-from theworld.precompute.job.ray_counts import Counted
+from theworld.precompute.job.planning.throughput import ANY_DEVICE, ThroughputLog
 from theworld.precompute.job.scheduler import FRUITLESS, SINGLE_ATTEMPTS, Scheduler
 from theworld.precompute.job.signals import Signals
-from theworld.precompute.job.throughput import ANY_DEVICE, ThroughputLog
-from theworld.precompute.job.worker import Receipt
+from theworld.precompute.job.watching.events import Events
+from theworld.precompute.job.workers.pool import Task
+from theworld.precompute.job.workers.ray_counts import Counted
+from theworld.precompute.job.workers.worker import Receipt
 
 Work = Callable[[Task], Receipt]
 

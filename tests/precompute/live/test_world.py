@@ -11,7 +11,7 @@ from tests.miniatures.image_store import make_images, make_store
 from tests.miniatures.world_model import save_mini_world
 from theworld.pipeline.progress import Progress
 from theworld.precompute.live.world import LiveWorld
-from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.cosmos.predict2 import CosmosWorld
 
 
 class Told(Progress):

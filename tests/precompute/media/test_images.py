@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from theworld.pipeline.errors import ImageError
-from theworld.pipeline.files import images as image_files
-from theworld.pipeline.files.image_colour import adobe_rgb
-from theworld.pipeline.files.images import decode_image, read_input_file
+from theworld.pipeline.files.images import decode as image_files
+from theworld.pipeline.files.images.colour import adobe_rgb
+from theworld.pipeline.files.images.decode import decode_image, read_input_file
 from theworld.pipeline.latents.kinds import KindName
 from theworld.pipeline.latents.recipe import Fit, Recipe
 from theworld.precompute.media.images import fit_image, load_image

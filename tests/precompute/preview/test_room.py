@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.precompute.job.test_memory_plan import lay_out_configs
+from tests.precompute.job.planning.test_memory_plan import lay_out_configs
 from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.progress import Progress

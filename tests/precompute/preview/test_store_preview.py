@@ -23,7 +23,7 @@ from theworld.precompute.media.video_writing import write_video
 from theworld.precompute.preview.contact_sheet import Row, Words, draw_animation, draw_sheet, gif
 from theworld.precompute.preview.drawing import LARGEST_SIDE, SMALLEST_SIDE, drawable, tile_side, to_frames
 from theworld.precompute.preview.store_preview import Preview, preview
-from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.cosmos.predict2 import CosmosWorld
 
 from ...miniatures.image_store import make_images, make_store
 from ...miniatures.world_model import save_mini_world

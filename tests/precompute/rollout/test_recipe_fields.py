@@ -15,7 +15,7 @@ from theworld.pipeline.latents.kinds import KINDS as TRAITS
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.tensors import draw_noise
 from theworld.precompute.rollout.kinds import KINDS
-from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.cosmos.predict2 import CosmosWorld
 from theworld.precompute.worlds.text_embeddings import TextEmbeddings
 from theworld.precompute.worlds.text_rows import stack_prompts
 

@@ -20,20 +20,20 @@ from theworld.pipeline.latents.hidden import patches_of
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.tensors import draw_noise
 from theworld.precompute.media.images import to_image
-from theworld.precompute.worlds.anyflow import AnyFlowWorld
-from theworld.precompute.worlds.cosmos3 import Cosmos3World
-from theworld.precompute.worlds.cosmos3_clip import Clip, fps_of
-from theworld.precompute.worlds.cosmos3_text import KEYS, VALUES
+from theworld.precompute.worlds.anyflow.engine import AnyFlowWorld
+from theworld.precompute.worlds.cosmos.cosmos3 import Cosmos3World
+from theworld.precompute.worlds.cosmos.cosmos3_clip import Clip, fps_of
+from theworld.precompute.worlds.cosmos.cosmos3_text import KEYS, VALUES
 from theworld.precompute.worlds.text_embeddings import TextEmbeddings
-from theworld.precompute.worlds.vjepa2 import VJepa2World
+from theworld.precompute.worlds.vjepa2.engine import VJepa2World
 
-from . import test_anyflow_parity as anyflow
-from . import test_cosmos3_parity as cosmos3
-from . import test_cosmos25_parity as cosmos25
-from . import test_cosmos_parity as cosmos
-from . import test_wan22_parity as wan22
-from . import test_wan_parity as wan
-from .test_cosmos25_parity import _without_torchvision  # noqa: F401 - used by name
+from .anyflow import test_parity as anyflow
+from .cosmos import test_cosmos3_parity as cosmos3
+from .cosmos import test_predict2_parity as cosmos
+from .cosmos import test_predict25_parity as cosmos25
+from .cosmos.test_predict25_parity import _without_torchvision  # noqa: F401 - used by name
+from .wan import test_parity as wan
+from .wan import test_wan22_parity as wan22
 
 KEY = "11" * 32
 TEXT = torch.randn(1, 512, TEXT_WIDTH, generator=torch.Generator().manual_seed(5))

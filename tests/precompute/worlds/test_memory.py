@@ -19,19 +19,19 @@ from tests.miniatures.world_model import mini_wan_scheduler
 from theworld.pipeline.device_memory import GIB
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.precompute.worlds.builtin import BUILT_IN
-from theworld.precompute.worlds.cosmos import CosmosWorld
-from theworld.precompute.worlds.cosmos3 import Cosmos3World
-from theworld.precompute.worlds.cosmos3_forward import GenerationTower, PromptKeys
-from theworld.precompute.worlds.cosmos25 import Cosmos25World
+from theworld.precompute.worlds.cosmos.cosmos3 import Cosmos3World
+from theworld.precompute.worlds.cosmos.cosmos3_forward import GenerationTower, PromptKeys
+from theworld.precompute.worlds.cosmos.predict2 import CosmosWorld
+from theworld.precompute.worlds.cosmos.predict25 import Cosmos25World
 from theworld.precompute.worlds.family import Configs, WorldFamily
 from theworld.precompute.worlds.memory import HasMemoryEstimate, Memory, memory_of_batch, memory_of_decoding
-from theworld.precompute.worlds.offloading import bytes_of, bytes_on_gpu
+from theworld.precompute.worlds.network.offloading import bytes_of, bytes_on_gpu
 from theworld.precompute.worlds.public_sizes import PUBLIC_CONFIGS
 from theworld.precompute.worlds.text_embeddings import ROWS, TextEmbeddings
-from theworld.precompute.worlds.wan import WanWorld
-from theworld.precompute.worlds.wan21 import Wan21World
-from theworld.precompute.worlds.wan22 import WanTI2VWorld, WanTwoStageWorld
-from theworld.precompute.worlds.wan_vae import WanLatents
+from theworld.precompute.worlds.wan.engine import WanWorld
+from theworld.precompute.worlds.wan.vae import WanLatents
+from theworld.precompute.worlds.wan.wan21 import Wan21World
+from theworld.precompute.worlds.wan.wan22 import WanTI2VWorld, WanTwoStageWorld
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 COSMOS = BUILT_IN["cosmos-predict2"]

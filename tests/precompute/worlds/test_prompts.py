@@ -19,8 +19,8 @@ from theworld.pipeline.store.folder import open_store
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.run import run_precompute
 from theworld.precompute.worlds.builtin import BUILT_IN
-from theworld.precompute.worlds.cosmos import CosmosWorld
-from theworld.precompute.worlds.guardrail import check_prompts
+from theworld.precompute.worlds.cosmos.guardrail import check_prompts
+from theworld.precompute.worlds.cosmos.predict2 import CosmosWorld
 from theworld.precompute.worlds.prompts import embed_prompts, load_prompt_embeddings, prompt_file
 from theworld.precompute.worlds.text_embeddings import Text, TextEmbeddings, text_bytes
 from theworld.precompute.worlds.text_rows import stack_prompts
@@ -140,9 +140,7 @@ def test_a_prompt_changes_the_latents_and_the_store(folder: Path, tmp_path: Path
         "in_process": True,
         "guardrail": "external",
     }
-    plain, prompted = (
-        run_precompute(PrecomputeConfig(**settings, **more)) for more in ({}, {"prompt": PROMPT})
-    )
+    plain, prompted = (run_precompute(PrecomputeConfig(**settings, **more)) for more in ({}, {"prompt": PROMPT}))
     assert plain.store != prompted.store
     a, b = (open_store(report.store) for report in (plain, prompted))
     assert np.array_equal(a.read(a.keys)[:, :, 0], b.read(b.keys)[:, :, 0])

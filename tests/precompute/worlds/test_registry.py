@@ -15,7 +15,7 @@ from tests.miniatures.world_model import save_mini_wan, save_mini_world
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, RecipeError, WorldModelError
 from theworld.precompute.job.config import PrecomputeConfig
-from theworld.precompute.job.recipe import make_recipe
+from theworld.precompute.job.planning.recipe import make_recipe
 from theworld.precompute.worlds.registry import list_worlds, registered
 from theworld.precompute.worlds.source import find_family, resolve_world
 

@@ -10,7 +10,7 @@ from tests.miniatures.world_model import save_mini_world
 from tests.patience import ends_within
 from theworld.pipeline.errors import ConfigError, WorldModelError
 from theworld.precompute.job.config import PrecomputeConfig
-from theworld.precompute.job.recipe import make_recipe
+from theworld.precompute.job.planning.recipe import make_recipe
 from theworld.precompute.worlds.family import ROOT
 from theworld.precompute.worlds.source import (
     CONFIGS,

@@ -8,7 +8,7 @@ import torch
 
 from theworld.pipeline.errors import QuestionError
 from theworld.pipeline.latents.keys import key_of_bytes
-from theworld.pipeline.store.buffer import BatchBuffer
+from theworld.pipeline.store.reading.buffer import BatchBuffer
 from theworld.train.data.batches import (
     check_answers,
     count_right_answers,

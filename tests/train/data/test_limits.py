@@ -21,9 +21,7 @@ def test_a_question_of_exactly_the_room_is_kept_and_max_bad_longer_ones_are_left
     examples = [Example("k", (1,) * (length - 2), (5, 2)) for length in (10, 11)]
     warnings: list[str] = []
     progress = Progress.keeping(warnings)
-    kept, _ = examples_that_fit(
-        questions, examples, lm, world_tokens=lm.context - 10, max_bad=1, progress=progress
-    )
+    kept, _ = examples_that_fit(questions, examples, lm, world_tokens=lm.context - 10, max_bad=1, progress=progress)
     assert [question.id for question in kept] == ["fits"]
     assert warnings == ["warning: 1 questions too long are left out: long (9 tokens of prompt, 2 of answer)"]
     with pytest.raises(QuestionError, match="--max-bad 1"):

@@ -97,7 +97,7 @@ def test_the_form_of_unicode_does_not_count(text: str) -> None:
 
 
 NUMBERS = st.one_of(
-    st.integers(-10**6, 10**6).map(lambda value: (Fraction(value), f"{value}")),
+    st.integers(-(10**6), 10**6).map(lambda value: (Fraction(value), f"{value}")),
     st.decimals(-1000, 1000, places=2).map(lambda value: (Fraction(value), f"{value}")),
     st.decimals(0, 1, places=2).filter(lambda value: value < 1).map(lambda value: (Fraction(value), f"{value}"[1:])),
     st.tuples(st.integers(-99, 99), st.integers(2, 99)).map(lambda it: (Fraction(*it), f"{it[0]}/{it[1]}")),

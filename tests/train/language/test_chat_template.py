@@ -19,7 +19,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
 from theworld.pipeline.errors import ConfigError, QuestionError
-from theworld.pipeline.files import chat_texts
+from theworld.pipeline.files.hub import chat_texts
 from theworld.train.language.chat_template import chat_format
 from theworld.train.language.lm import LanguageModel, load_language_model, load_tokenizer_only
 from theworld.train.language.prompt_format import TokenizerOnly

@@ -23,7 +23,7 @@ from PIL import Image
 
 from theworld.pipeline.cli.demo import _cost_html, _next_html
 from theworld.pipeline.store.folder import load_store
-from theworld.precompute.job.plan import Plan
+from theworld.precompute.job.planning.plan import Plan
 from theworld.precompute.job.report import Report
 from theworld.train.evaluation.evaluate import Evaluation, _counted
 from theworld.train.evaluation.metrics import Prediction

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from theworld.pipeline.errors import QuestionError
-from theworld.pipeline.files import limits, text_tables
+from theworld.pipeline.files import limits
+from theworld.pipeline.files.tables import text as text_tables
 from theworld.train.questions.record import Question, read_question_file
 
 GOOD = {"image": "a.png", "question": "where?", "answer": "left"}

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from theworld.pipeline.errors import QuestionError
-from theworld.pipeline.files import arrow_tables as arrow_files
 from theworld.pipeline.files.hashing import digest_of_bytes
+from theworld.pipeline.files.tables import arrow as arrow_files
 from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.train.questions.inspect import write_questions
 from theworld.train.questions.readers import digest_of, place_of

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, TheWorldError
-from theworld.precompute.job.cost import Cost, Target
+from theworld.precompute.job.planning.cost import Cost, Target
 from theworld.train.reader.context_budget import Budget, ContextLimits, context_limits_of, find_context_limits, flags
 from theworld.train.reader.layouts import TokenLayout
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import RunError
-from theworld.pipeline.files.hub import Snapshot
+from theworld.pipeline.files.hub.transfers import Snapshot
 from theworld.train.evaluation.evaluate import evaluate
 from theworld.train.runs import hub
 from theworld.train.runs.folder import load_run

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from theworld.pipeline.errors import DamagedShardError, StoreLockedError
-from theworld.pipeline.store.dropped import add_dropped
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, load_store, open_store
+from theworld.pipeline.store.keys.dropped import add_dropped
 from theworld.pipeline.store.records import origins_of
 from theworld.pipeline.store.upkeep.compact import compact
 from theworld.pipeline.store.upkeep.maintenance import alone

@@ -11,9 +11,9 @@ import webdataset
 import zarr
 
 from theworld.pipeline.errors import DamagedShardError, MissingLatentError
-from theworld.pipeline.store.dropped import add_dropped, check_dropped
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, load_store, open_store
-from theworld.pipeline.store.index import unpack_keys
+from theworld.pipeline.store.keys.dropped import add_dropped, check_dropped
+from theworld.pipeline.store.keys.index import unpack_keys
 from theworld.pipeline.store.upkeep.drop import drop, dropped_rows, undo_drop
 from theworld.pipeline.store.upkeep.repair import gc, repair
 from theworld.pipeline.store.upkeep.retire import pending_retirements

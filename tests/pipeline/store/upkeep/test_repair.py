@@ -18,7 +18,7 @@ from theworld.pipeline.files import atomic
 from theworld.pipeline.store import latent_store, payloads
 from theworld.pipeline.store import writer as shard_writer
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, load_store, open_store
-from theworld.pipeline.store.index import SNAPSHOT
+from theworld.pipeline.store.keys.index import SNAPSHOT
 from theworld.pipeline.store.ledger import Failure
 from theworld.pipeline.store.upkeep import repair as maintenance
 from theworld.pipeline.store.upkeep.repair import gc, repair

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from theworld.pipeline.store.dropped import add_dropped
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, load_store, open_store
+from theworld.pipeline.store.keys.dropped import add_dropped
 from theworld.pipeline.store.upkeep.maintenance import alone
 from theworld.pipeline.store.upkeep.repair import gc, repair
 from theworld.pipeline.store.upkeep.retire import (

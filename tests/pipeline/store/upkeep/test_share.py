@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, DamagedShardError, StoreError
-from theworld.pipeline.files import hub_dataset
+from theworld.pipeline.files.hub import dataset as hub_dataset
 from theworld.pipeline.store.folder import load_store
 from theworld.pipeline.store.upkeep.share import fetched_store, push_store
 

@@ -13,10 +13,10 @@ import pytest
 from theworld.pipeline.errors import ConfigError, DamagedShardError, StoreError, StoreNotFoundError, TheWorldError
 from theworld.pipeline.store import latent_store
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, load_store, open_store
-from theworld.pipeline.store.index import SNAPSHOT, Shard
+from theworld.pipeline.store.keys.index import SNAPSHOT, Shard
+from theworld.pipeline.store.keys.runs import run_of
+from theworld.pipeline.store.keys.snapshot import write_snapshot
 from theworld.pipeline.store.ledger import Failure
-from theworld.pipeline.store.runs import run_of
-from theworld.pipeline.store.snapshot import write_snapshot
 from theworld.pipeline.store.upkeep import verify as verify_module
 from theworld.pipeline.store.upkeep.repair import repair
 from theworld.pipeline.store.upkeep.verify import LEVELS, Finding, Level, verify

@@ -16,7 +16,7 @@ from theworld.precompute.worldlet.training.clips import Clips, clips_of, draw_sc
 from theworld.precompute.worldlet.training.dynamics import lean_forward, network_input, new_transformer
 from theworld.precompute.worldlet.training.figures import first_frames, measure_world
 from theworld.precompute.worldlet.training.vae import decode_whole, encode_whole, new_vae
-from theworld.precompute.worlds.cosmos import CosmosWorld
+from theworld.precompute.worlds.cosmos.predict2 import CosmosWorld
 from theworld.precompute.worlds.source import resolve_world
 
 WEIGHTS = Path(theworld.precompute.worldlet.__file__).parent / "weights"

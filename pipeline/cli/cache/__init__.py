@@ -1,0 +1,1 @@
+"""`theworld cache …`: what is done with stores that are there."""

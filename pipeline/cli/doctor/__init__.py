@@ -1,0 +1,1 @@
+"""`theworld doctor` and `theworld worlds`: what this machine has and can do."""

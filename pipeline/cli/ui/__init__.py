@@ -1,0 +1,1 @@
+"""`theworld ui`: its command, its server on loopback, and its page."""

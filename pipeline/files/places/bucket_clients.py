@@ -1,0 +1,150 @@
+"""obstore's clients of one bucket, and what the environment says of its endpoint. Nothing else imports obstore."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import timedelta
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from ...credentials import hide_passwords
+from ...errors import ConfigError, StoreError
+from ...messages import install_extra
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+_T = TypeVar("_T")
+_U = TypeVar("_U")
+_IN_FLIGHT = 64
+"""Requests at once, where many are wanted."""
+_used_by: int | None = None
+"""The process that used obstore first: in one forked from it, any use would wait forever."""
+
+
+class BucketClients:
+    """obstore's clients of one bucket, made at the first use, in the process that uses them. Thread-safe."""
+
+    def __init__(self, scheme: str, bucket: str) -> None:
+        self._scheme, self._bucket = scheme, bucket
+        self._lock = threading.Lock()
+        self._stores: dict[tuple[bool, bool], ObjectStore] = {}
+        self._pool: ThreadPoolExecutor | None = None
+        self._obs = _obstore()
+        self.errors: tuple[type[Exception], ...] = (
+            self._obs.exceptions.BaseError,
+            FileNotFoundError,
+            ConnectionError,
+            TimeoutError,
+        )
+        self.has_answered = False
+        self.token_name = "theworldwriter" if scheme == "az" else "theworld-writer"  # Azure's names have no dash
+
+    def ask(self, action: Callable[[Any, ObjectStore], _T], *, upload: bool = False, is_repeated: bool = False) -> _T:
+        """Run an action with obstore and a client.
+
+        Args:
+            upload: wait as long as a payload takes.
+            is_repeated: the caller tries again by itself, so obstore does so but a few times.
+        """
+        self.check_process()
+        answer = action(self._obs, self._store(upload, is_repeated))
+        self.has_answered = True
+        return answer
+
+    def ask_many(self, action: Callable[[_T], _U], items: Sequence[_T]) -> list[_U]:
+        """`action` of each, many at once, for actions that call `ask`."""
+        if len(items) <= 1:
+            return [action(item) for item in items]
+        self.check_process()
+        with self._lock:
+            self._pool = self._pool or ThreadPoolExecutor(_IN_FLIGHT, "bucket")
+        return list(self._pool.map(action, items))
+
+    def check_process(self) -> None:
+        """
+        Raises:
+            StoreError: this process was forked from one that used obstore already.
+        """
+        global _used_by
+        if _used_by is None:
+            _used_by = os.getpid()
+        elif _used_by != os.getpid():
+            raise StoreError(
+                f"{self._scheme}://{self._bucket} cannot be used in a process forked from one that used a bucket: it "
+                "would never answer. Start processes by multiprocessing_context='spawn' or 'forkserver', or use "
+                "num_workers=0: the reader has its own threads"
+            )
+
+    def _store(self, upload: bool, is_repeated: bool) -> ObjectStore:
+        with self._lock:
+            if (upload, is_repeated) not in self._stores:
+                self._stores[upload, is_repeated] = self._open(upload, is_repeated)
+            return self._stores[upload, is_repeated]
+
+    def _open(self, upload: bool, is_repeated: bool) -> ObjectStore:
+        from obstore.store import AzureStore, GCSStore, S3Store
+
+        client: dict[str, Any] = {
+            "connect_timeout": timedelta(seconds=5),
+            "timeout": timedelta(minutes=20),
+            "allow_http": self._scheme == "s3" and _allows_http(endpoint_of("s3")),
+        }
+        if not upload:  # it would count while a payload is sent
+            client["read_timeout"] = timedelta(seconds=10)
+        backoff = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=4), "base": 2}
+        patience = {"max_retries": 2, "retry_timeout": timedelta(seconds=6)}
+        if not is_repeated:
+            patience = {"max_retries": 12, "retry_timeout": timedelta(seconds=20)}
+        retry: Any = {**patience, "backoff": backoff}
+        options: Any = client
+        if self._scheme == "s3":
+            # one DELETE each: not all servers know how to remove many at once
+            return S3Store(self._bucket, client_options=options, retry_config=retry, disable_bulk_delete=True)
+        opened = {"gs": GCSStore, "az": AzureStore}[self._scheme]
+        return opened(self._bucket, client_options=options, retry_config=retry)
+
+
+def endpoint_of(scheme: str) -> str:
+    """Where buckets of a scheme are, as the environment says, without users and queries."""
+    if scheme == "gs":
+        return "storage.googleapis.com"
+    if scheme == "az":
+        return f"Azure account {os.environ.get('AZURE_STORAGE_ACCOUNT_NAME', '(none)')}"
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"):
+        if text := os.environ.get(name):
+            return hide_passwords(text).partition("?")[0].rstrip("/")
+    return f"S3 in {os.environ.get('AWS_REGION') or os.environ.get('AWS_DEFAULT_REGION') or 'us-east-1'}"
+
+
+def _allows_http(endpoint: str) -> bool:
+    """Whether the endpoint may be asked without encryption.
+
+    Raises:
+        StoreError: it would be, and is another machine.
+    """
+    if not endpoint.lower().startswith("http://"):
+        return False
+    host = urlsplit(endpoint).hostname or ""
+    with suppress(ValueError):
+        if ip_address(host).is_loopback:
+            return True
+    if host == "localhost" or os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true":
+        return True
+    raise StoreError(
+        f"the endpoint {endpoint} is another machine, without encryption. Use https, or set AWS_ALLOW_HTTP=true if "
+        "nobody else is on the way"
+    )
+
+
+def _obstore() -> Any:
+    try:
+        import obstore
+    except ImportError as error:
+        raise ConfigError(f"buckets need obstore: {install_extra('bucket')}") from error
+    return obstore

@@ -1,0 +1,127 @@
+"""What a bucket's refusals mean, and what to do about each. Nothing of a request is shown but its place."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from ...credentials import hide_passwords
+
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>(\w{1,80})</Code>")
+_METADATA = (
+    "169.254.169.254", "169.254.170.2", "fd00:ec2::254", "metadata.google.internal", "computeMetadata",
+    "/latest/api/token", "/latest/meta-data", "/metadata/identity",
+)  # fmt: skip
+"""Where a machine is asked for its own role."""
+_BAD_KEYS = {
+    "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired",
+    "AuthenticationFailed", "InvalidAuthenticationInfo",
+}  # fmt: skip
+_CLOCK = {"RequestTimeTooSkewed", "RequestExpired"}
+_REGION = {
+    "PermanentRedirect",
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+    "TemporaryRedirect",
+}
+_NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
+_REASONS = {
+    "dns error": "its name is not known",
+    "Connection refused": "connection refused",
+    "TimedOut": "no answer in time",
+    "Connection reset": "connection reset",
+    "IncompleteMessage": "the answer was cut",
+    "certificate": "its certificate is not trusted",
+}
+_AGAIN = {408, 409, 412, 416, 425, 429}
+"""Answers with 4xx that do not refuse for good: what they mean is found by looking."""
+
+KEYS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (with AWS_SESSION_TOKEN, where there is one), or the role of "
+    "this machine",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS, or the service account of this machine",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN, or the identity of "
+    "this machine",
+}
+"""Where credentials are taken from, by scheme."""
+
+
+class Refusal(NamedTuple):
+    """An answer that another try does not change."""
+
+    what: str
+    advice: str
+
+
+def status_of(error: Exception) -> int | None:
+    """The HTTP status that the error was made from."""
+    found = _STATUS.search(str(error))
+    return int(found[1]) if found else None
+
+
+def summary(error: Exception) -> str:
+    """The error in one line, without what only the library's authors read."""
+    whole = str(error)
+    text = re.sub(r": <\?xml.*|\?\S*", "", whole.partition("\n")[0])  # a query may hold a signature
+    text = re.sub(r"Generic \w+ error: | in [\d.]+[mµn]?s\b|, after \d+ retries|, \w+: [\w.]+", "", text)
+    code = _CODE.search(whole)
+    reasons = [code[1]] if code else [shown for said, shown in _REASONS.items() if said in whole]
+    return hide_passwords(text.strip(" :"))[:400] + (f": {reasons[0]}" if reasons else "")
+
+
+def refusal(error: Exception, *, scheme: str, bucket: str, endpoint: str, is_known: bool) -> Refusal | None:
+    """Why the bucket refuses, and for good; None if a look or another try may help.
+
+    Args:
+        is_known: it has answered before, so this machine has credentials.
+    """
+    text, status = str(error), status_of(error)
+    found = _CODE.search(text)
+    code = found[1] if found else ""
+    said = " ".join(part for part in (str(status or ""), code) if part)
+    role = any(address in text for address in _METADATA)
+    if not is_known and (role or "Account must be specified" in text):
+        return Refusal(
+            "there are no credentials in the environment, and this machine has no role of its own",
+            f"Set {KEYS[scheme]}; for a public bucket "
+            + {"s3": "AWS_SKIP_SIGNATURE=true", "gs": "GOOGLE_SKIP_SIGNATURE=true", "az": "AZURE_SKIP_SIGNATURE=true"}[
+                scheme
+            ],
+        )
+    if role:  # it has one, which could not be asked just now
+        return None
+    if code in _CLOCK:
+        return Refusal(f"the clock of this machine is wrong ({said})", "Set it, by NTP for example")
+    if code in _REGION or "Received redirect without LOCATION" in text:
+        return Refusal(
+            f"the bucket is in another region ({said or 'redirect'})", "Set AWS_REGION to the bucket's own region"
+        )
+    if code in _NO_BUCKET:
+        return Refusal(
+            f"there is no bucket {bucket} at {endpoint}",
+            "Make it, or correct its name, or the endpoint (AWS_ENDPOINT_URL_S3)",
+        )
+    if status == 401 or code in _BAD_KEYS:
+        return Refusal(f"it refuses the credentials ({said})", f"Check {KEYS[scheme]}")
+    if status == 403:
+        return Refusal(
+            f"it does not allow this ({said})",
+            f"Give these credentials the rights to list, read, write and delete in {bucket}, or use others: "
+            f"{KEYS[scheme]}",
+        )
+    if "non-partial response" in text:
+        return Refusal(
+            "it answers a range with the whole object",
+            "Use a server that answers ranges, or copy the store to a folder",
+        )
+    if status is not None and 400 <= status < 500 and status not in _AGAIN and (status != 404 or code not in _MISSING):
+        return Refusal(f"it refuses the request ({said})", "Check the URL, the region and the endpoint")
+    if "BadScheme" in text:
+        return Refusal(
+            f"{endpoint} is not encrypted", "Use https, or set AWS_ALLOW_HTTP=true if nobody else is on the way"
+        )
+    return None
+
+
+_MISSING = {"", "NoSuchKey", "BlobNotFound", "NotFound"}

@@ -1,0 +1,61 @@
+"""What a machine keeps of a place that is elsewhere: copies of files that are mapped, and what it knows by itself.
+
+`$XDG_CACHE_HOME/theworld/<16 digits of the URL's hash>/` can be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import xxhash
+
+from ...machine import own_folder
+from ..atomic import TempFile, make_folders
+from .folder import Folder
+from .place import Place
+
+_BLOCK_BYTES = 8 * 2**20
+
+
+def machine_folder(place: Place) -> Path:
+    """Where this machine keeps what it knows of a place: in the folder itself, or in its user's cache."""
+    if isinstance(place, Folder):
+        return place.path
+    return own_folder() / xxhash.xxh3_64_hexdigest(str(place).encode())
+
+
+def local_copy(place: Place, name: str) -> Path:
+    """The path of a file, copied to this machine where it is in a bucket and not here yet; an older copy goes.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: this machine's disk refuses the copy.
+        ValueError: it ended early.
+    """
+    if isinstance(place, Folder):
+        return place.path / name
+    found = place.entry(name)
+    if found is None:
+        raise FileNotFoundError(f"there is no {place}/{name}")
+    folder = machine_folder(place)
+    path = folder / f"{found.tag:016x}-{name}"
+    if path.is_file() and path.stat().st_size == found.bytes:
+        return path
+    make_folders(folder, durable=False)
+    temp = TempFile(folder, beside=True)
+    try:
+        memory = memoryview(bytearray(min(_BLOCK_BYTES, max(found.bytes, 1))))
+        for start in range(0, found.bytes, _BLOCK_BYTES):
+            part = memory[: min(_BLOCK_BYTES, found.bytes - start)]
+            if place.read_into(name, start, part) != len(part):
+                raise ValueError(f"{place}/{name} became shorter while it was read")
+            temp.write(part)
+        for old in folder.glob(f"*-{name}"):  # whoever has it mapped keeps it
+            with suppress(OSError):
+                old.unlink()
+        os.replace(temp.path, path)  # noqa: PTH105
+    finally:
+        temp.discard()
+    return path

@@ -1,0 +1,1 @@
+"""Tables of strangers: JSON lines, CSV and JSON arrays row by row; Parquet and Arrow through a guarded process."""

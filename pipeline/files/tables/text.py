@@ -1,0 +1,401 @@
+"""Read JSON lines, CSV, JSON arrays (as LLaVA's) and texts of one path a line, row by row, in constant memory.
+
+A malformed row is returned as a message; reading goes on with the next row. A file compressed with gzip or bzip2 is
+read as what it unpacks to; xz is not, since its files say how many gigabytes of memory unpacking takes. UTF-16 is read
+where a mark begins the file, and of a .csv what some countries' Excel puts between values: `;` or a tab.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import csv
+import gzip
+import io
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO, cast
+
+from ...errors import ConfigError
+from ..limits import (
+    MAX_COLUMNS,
+    MAX_CSV_ROW_CHARACTERS,
+    MAX_ROW_BYTES,
+    MAX_SKIPPED_BYTES,
+    TABLE_EXPANSION,
+    TABLE_FREE_BYTES,
+)
+
+SUFFIXES = frozenset({".jsonl", ".ndjson", ".csv", ".tsv", ".json"})
+PATHS = ".txt"
+"""The form of a text with one path a line, and its usual suffix."""
+PATH_COLUMN = "path"
+"""What such a line is called as a row."""
+PACKED = frozenset({".gz", ".bz2"})
+_PACKINGS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2"}
+_UTF16 = frozenset({codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE})
+_SEPARATOR = re.compile(r"sep=(.)\s*")  # the first line of a CSV of Excel
+_BLOCK = 2**20
+_HEAD_BYTES = 4096
+_BLANKS = re.compile(r"\s*")
+_ENDLESS = f"is longer than {MAX_SKIPPED_BYTES:,} bytes, so the file is no list of lines. The rest of it is not read"
+
+Record = dict[str, Any] | str
+"""A row as column -> value; or, if the row is malformed, a message that names it."""
+
+
+def read_records(file: Path, form: str | None = None) -> Iterator[tuple[str, Record]]:
+    """Yield the rows of a file in order, each with its place: `data.jsonl:17` is a line (in a JSON array, an element).
+
+    Args:
+        form: as of `form_of`, if it is known.
+
+    Blank lines are skipped. Of a text with one path a line each row has one column, `PATH_COLUMN`.
+
+    Raises:
+        ConfigError: a .json file that is not a JSON array.
+        OSError: the file cannot be read, or its compression is damaged or hides too much.
+    """
+    form = form or form_of(file)
+    if form == ".json":
+        return _array_records(file)
+    if form == PATHS:
+        return _path_records(file)
+    return _csv_records(file, "\t" if form == ".tsv" else ",") if form in (".csv", ".tsv") else _line_records(file)
+
+
+def form_of(file: Path) -> str:
+    """The suffix that says how a list is read: its own, that of its name without `.gz`, or else one by its content.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if (form := form_of_name(file.name)) in SUFFIXES:
+        return form
+    with open_text(file) as text:
+        start = text.read(_HEAD_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+    return {b"[": ".json", b"{": ".jsonl"}.get(start, PATHS)
+
+
+def form_of_name(name: str) -> str:
+    """The last suffix of a name in small letters, that of compression left out: `.jsonl` of `LIST.JSONL.gz`."""
+    path = Path(name)
+    return Path(path.stem).suffix.lower() if path.suffix.lower() in PACKED else path.suffix.lower()
+
+
+def packing_of(head: bytes) -> str | None:
+    """How a file that begins like this is compressed: `gzip` or `bzip2`; None where it is not, or otherwise."""
+    return next((name for magic, name in _PACKINGS.items() if head.startswith(magic)), None)
+
+
+def open_text(file: Path) -> BinaryIO:
+    """Open a file to be read as bytes; a compressed one gives what it unpacks to, and UTF-16 becomes UTF-8.
+
+    Raises:
+        OSError: it cannot be read; reading raises it too where the compression is damaged or hides too much.
+    """
+    raw: io.BufferedReader = file.open("rb")
+    try:
+        packing = packing_of(raw.read(6))
+        raw.seek(0)
+    except OSError:
+        raw.close()
+        raise
+    plain = raw if packing is None else io.BufferedReader(_Unpacking(raw, packing), _BLOCK)
+    try:
+        is_utf16 = plain.peek(2)[:2] in _UTF16
+    except OSError:
+        plain.close()
+        raise
+    return io.BufferedReader(_FromUtf16(plain), _BLOCK) if is_utf16 else plain
+
+
+class _Unpacking(io.RawIOBase):
+    """What a compressed file unpacks to, up to a limit: a file of 10 MB can unpack to 70 GB of nothing."""
+
+    def __init__(self, raw: BinaryIO, packing: str) -> None:
+        super().__init__()
+        self._raw, self._packing = raw, packing
+        self._inner: Any = gzip.GzipFile(fileobj=raw) if packing == "gzip" else bz2.BZ2File(raw)
+        self._size = os.fstat(raw.fileno()).st_size
+        self._left = TABLE_FREE_BYTES + TABLE_EXPANSION * self._size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        try:
+            part: bytes = self._inner.read(min(len(view), _BLOCK))
+        except (EOFError, zlib.error, OSError) as error:  # gzip and bz2 have no error of their own
+            raise OSError(f"its {self._packing} data are damaged ({error})") from error
+        self._left -= len(part)
+        if self._left < 0:
+            raise OSError(
+                f"it unpacks to more than {TABLE_FREE_BYTES + TABLE_EXPANSION * self._size:,} bytes, the limit for a "
+                f"compressed list of {self._size:,} bytes. Unpack it, and name the file that comes out"
+            )
+        view[: len(part)] = part
+        return len(part)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._inner.close()
+            self._raw.close()
+        super().close()
+
+
+class _FromUtf16(io.RawIOBase):
+    """A file in UTF-16, as Excel's "Unicode text" and PowerShell write it, as UTF-8."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        super().__init__()
+        self._raw, self._decoder = raw, codecs.getincrementaldecoder("utf-16")()
+        self._waiting = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        while not self._waiting:
+            part = self._raw.read(_BLOCK)
+            try:
+                self._waiting = self._decoder.decode(part, final=not part).encode()
+            except UnicodeDecodeError as error:
+                raise OSError(f"it begins as UTF-16 text, and is none ({error.reason}). Save it as UTF-8") from error
+            if not part:
+                break
+        size = min(len(view), len(self._waiting))
+        view[:size], self._waiting = self._waiting[:size], self._waiting[size:]
+        return size
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()
+
+
+def read_lines(file: Path) -> Iterator[tuple[int, str | None]]:
+    """Yield the lines of a UTF-8 text file with their numbers; None for one of more than `MAX_ROW_BYTES` characters.
+
+    Raises:
+        ValueError: a line does not end; the text says where and what of it.
+        UnicodeDecodeError: it is not UTF-8; `start` counts from some block of the file.
+        OSError: the file cannot be read.
+    """
+    with io.TextIOWrapper(open_text(file), encoding="utf-8-sig") as lines:  # Windows' editors put a mark in front
+        number = 0
+        while line := lines.readline(MAX_ROW_BYTES):
+            number += 1
+            if len(line) < MAX_ROW_BYTES or line.endswith("\n"):
+                yield number, line
+            elif _skip_line(lines, "\n"):
+                yield number, None
+            else:
+                raise ValueError(f"line {number} {_ENDLESS}")
+
+
+def _skip_line(lines: Any, end: Any) -> bool:
+    """Read to the end of a line; False where it does not end in time."""
+    skipped = MAX_ROW_BYTES
+    while (part := lines.readline(MAX_ROW_BYTES)) and not part.endswith(end):
+        skipped += len(part)
+        if skipped > MAX_SKIPPED_BYTES:
+            return False
+    return True
+
+
+def _line_records(file: Path) -> Iterator[tuple[str, Record]]:
+    for name, line in _byte_lines(file):
+        if isinstance(line, str):
+            yield name, line
+            continue
+        try:
+            yield name, _object(name, json.loads(line))
+        except RecursionError:
+            yield name, f"{name} is not JSON: it is nested too deeply"
+        except ValueError as error:
+            yield name, f"{name} is not JSON: {error}"
+
+
+def _path_records(file: Path) -> Iterator[tuple[str, Record]]:
+    for name, line in _byte_lines(file):
+        if isinstance(line, str):
+            yield name, line
+        else:  # a file name that is not UTF-8 must still open its file
+            yield name, {PATH_COLUMN: line.removesuffix(b"\n").removesuffix(b"\r").decode(errors="surrogateescape")}
+
+
+def _byte_lines(file: Path) -> Iterator[tuple[str, bytes | str]]:
+    """The lines that are not blank, each with its name; a message instead of one that is too long."""
+    with open_text(file) as lines:
+        number = 0
+        while line := lines.readline(MAX_ROW_BYTES):
+            number += 1
+            name = f"{file.name}:{number}"
+            if len(line) == MAX_ROW_BYTES and not line.endswith(b"\n"):
+                if not _skip_line(lines, b"\n"):
+                    yield name, f"{name} {_ENDLESS}"
+                    return
+                yield name, f"{name} is longer than {MAX_ROW_BYTES:,} bytes"
+                continue
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if line.strip():
+                yield name, line
+
+
+class _Endless(csv.Error):
+    """A row has no end that could be looked for."""
+
+
+class _RowLines:
+    """The lines of a CSV file, as many as one row may take.
+
+    The csv module limits one value, but neither a line, nor the number of values, nor the lines of a row.
+    """
+
+    def __init__(self, lines: TextIO) -> None:
+        self._lines = lines
+        self.left = MAX_CSV_ROW_CHARACTERS
+        """Characters that this row may still have; set anew by the reader of rows."""
+        self.number = 0
+        self.again: str | csv.Error | None = None
+        """A line to be given once more, or why there is none."""
+
+    def __iter__(self) -> _RowLines:
+        return self
+
+    def __next__(self) -> str:
+        again, self.again = self.again, None
+        if isinstance(again, csv.Error):
+            raise again
+        if again is not None:
+            return again
+        line = self._lines.readline(self.left)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self.left -= len(line)
+        if self.left > 0 or line.endswith(("\n", "\r")):
+            self.left = max(self.left, 1)
+            return line
+        if not _skip_line(self._lines, ("\n", "\r")):
+            raise _Endless(_ENDLESS)
+        raise csv.Error(f"it is longer than {MAX_CSV_ROW_CHARACTERS:,} characters (is a quotation mark not closed?)")
+
+
+def _csv_records(file: Path, delimiter: str) -> Iterator[tuple[str, Record]]:
+    csv.field_size_limit(MAX_ROW_BYTES)  # the default, 131,072, is less than an image in base64
+    # a file name that is not UTF-8 must still open its file
+    with io.TextIOWrapper(open_text(file), encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        rows = _RowLines(lines)
+        reader = csv.reader(rows, delimiter=_delimiter_of(rows) if delimiter == "," else delimiter)
+        header: list[str] | None = None
+        while True:
+            name = f"{file.name}:{rows.number + (rows.again is None)}"
+            rows.left = MAX_CSV_ROW_CHARACTERS
+            try:
+                values = next(reader)
+            except StopIteration:
+                return
+            except _Endless as error:
+                yield name, f"{name} {error}"
+                return
+            except csv.Error as error:
+                yield name, f"{name} is not CSV: {error}"
+                continue
+            if not values:
+                continue
+            if header is None:
+                if len(values) > MAX_COLUMNS:
+                    raise ConfigError(f"{name} names {len(values):,} columns; the limit is {MAX_COLUMNS:,}")
+                header = values
+            elif any(values[len(header) :]):  # an unquoted delimiter has shifted the columns
+                counts = f"{len(values)} values for {len(header)} columns"
+                yield name, f"{name} has {counts}. Put quotes around a value that holds {delimiter!r}"
+            else:
+                yield name, dict(zip(header, values, strict=False))
+
+
+def _delimiter_of(rows: _RowLines) -> str:
+    """What stands between the values: what the first line says, or what there is in it instead of a comma."""
+    try:
+        line = next(rows)
+    except StopIteration:
+        return ","
+    except csv.Error as error:
+        rows.again = error
+        return ","
+    if match := _SEPARATOR.fullmatch(line):
+        return match[1]
+    rows.again = line
+    names = re.sub(r'"[^"]*"', "", line)
+    return "," if "," in names else next((mark for mark in (";", "\t") if mark in names), ",")
+
+
+def _array_records(file: Path) -> Iterator[tuple[str, Record]]:
+    """Yield the elements of a JSON array one at a time: LLaVA's files have a gigabyte."""
+    decoder = json.JSONDecoder()
+    with io.TextIOWrapper(open_text(file), encoding="utf-8-sig", errors="surrogateescape") as blocks:
+        text, position, number, has_more = "", 0, 1, True
+
+        def skip(expected: str) -> bool:
+            """Skip white space, then one of the expected characters; return whether there was one."""
+            nonlocal text, position, has_more
+            blanks = 0
+            while True:
+                blanks += (end := _BLANKS.match(text, position).end()) - position  # pyright: ignore[reportOptionalMemberAccess]
+                position = end
+                if blanks > MAX_ROW_BYTES:
+                    raise ConfigError(f"{file} is no list: it has {MAX_ROW_BYTES:,} blanks after element {number - 1}")
+                if position < len(text) or not has_more:
+                    break
+                text, position = blocks.read(_BLOCK), 0
+                has_more = bool(text)
+            if position < len(text) and text[position] in expected:
+                position += 1
+                return True
+            return False
+
+        if not skip("["):
+            raise ConfigError(f"{file} is not a JSON array of objects; JSON lines are read from a .jsonl file")
+        while not skip("]"):
+            name = f"{file.name}:{number}"
+            if number > 1 and not skip(","):
+                raise ConfigError(f"{file} is not JSON: no comma and no closing bracket after element {number - 1}")
+            skip("")
+            while True:
+                try:
+                    value, end = decoder.raw_decode(text, position)
+                    if end < len(text) or not has_more:  # a number may continue in the next block
+                        break
+                except RecursionError as error:
+                    raise ConfigError(f"{file} is not JSON at element {number}: it is nested too deeply") from error
+                except ValueError as error:
+                    if not has_more:
+                        raise ConfigError(f"{file} is not JSON at element {number}: {error}") from error
+                    if len(text) - position > MAX_ROW_BYTES:
+                        raise ConfigError(
+                            f"{file} is not JSON at element {number}, or it is longer than {MAX_ROW_BYTES:,} "
+                            f"characters: {error}"
+                        ) from error
+                block = blocks.read(max(_BLOCK, len(text) - position))  # double the size each time: linear in total
+                text, position, has_more = text[position:] + block, 0, bool(block)
+            position = end
+            try:
+                yield name, _object(name, value)
+            except ValueError as error:
+                yield name, str(error)
+            number += 1
+
+
+def _object(name: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is of type {type(value).__name__}, but a row must be an object with named values")
+    return cast(dict[str, Any], value)

@@ -1,0 +1,1 @@
+"""Reading rows of a store: from files, from objects of a bucket, and as objects of other libraries."""

@@ -1,0 +1,1 @@
+"""Which input is which key: the table of sources, and a fast scan of it."""

@@ -1,0 +1,1 @@
+"""NVIDIA's AnyFlow FAR, which goes on chunk by chunk."""

@@ -1,0 +1,63 @@
+"""Rows of text tables come one by one, each with its place; a malformed one costs itself alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from theworld.pipeline.errors import ConfigError
+from theworld.pipeline.files.tables import text as text_tables
+from theworld.pipeline.files.tables.text import read_records
+
+
+def rows(folder: Path, name: str, text: str) -> list[tuple[str, object]]:
+    (folder / name).write_text(text, encoding="utf-8")
+    return list(read_records(folder / name))
+
+
+def test_lines_are_counted_blank_ones_too_and_malformed_ones_are_told(tmp_path: Path) -> None:
+    first, broken, number, last = rows(tmp_path, "a.jsonl", '{"a": 1}\n\n{"a"\n3\n{"a": 2}')
+    assert (first, last) == (("a.jsonl:1", {"a": 1}), ("a.jsonl:5", {"a": 2}))
+    assert broken[0] == "a.jsonl:3"
+    assert "a.jsonl:3 is not JSON" in str(broken[1])
+    assert "a.jsonl:4 is of type int, but a row must be an object" in str(number[1])
+
+
+@pytest.mark.parametrize(("name", "mark"), [("a.csv", ","), ("A.CSV", ","), ("a.tsv", "\t")])
+def test_a_table_s_first_row_names_its_columns_and_too_many_values_are_told(
+    tmp_path: Path, name: str, mark: str
+) -> None:
+    lines = ["", "x,y", "", "1,2", "3", "4,5,6", "7,8,", '"a', 'b",9']
+    found = rows(tmp_path, name, "\n".join(lines).replace(",", mark))
+    assert [place for place, _ in found] == [f"{name}:{number}" for number in (4, 5, 6, 7, 8)]
+    (_, whole), (_, short), (_, long), (_, empty), (_, two_lines) = found
+    assert (whole, short) == ({"x": "1", "y": "2"}, {"x": "3"})
+    assert f"{name}:6 has 3 values for 2 columns. Put quotes around" in str(long)
+    assert (empty, two_lines) == ({"x": "7", "y": "8"}, {"x": "a\nb", "y": "9"})
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 2**20])
+def test_an_array_is_the_same_whatever_the_blocks_it_is_read_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(text_tables, "_BLOCK", block)
+    elements = [{"a": 12345}, 678, {"b": ["left, right]"]}]
+    for text in (json.dumps(elements), json.dumps(elements, indent=4), f" \n{json.dumps(elements)}\n"):
+        first, second, third = rows(tmp_path, "a.json", text)
+        assert (first, third) == (("a.json:1", elements[0]), ("a.json:3", elements[2]))
+        assert "a.json:2 is of type int" in str(second[1])
+    assert rows(tmp_path, "a.json", "[ ]") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"a": 1}', "is not a JSON array of objects; JSON lines are read from a .jsonl file"),
+        ('[{"a": 1} {"a": 2}]', "no comma and no closing bracket after element 1"),
+        ('[{"a": 1}, {"a": ]', "is not JSON at element 2"),
+        ('[{"a": 1}', "no comma and no closing bracket after element 1"),
+    ],
+)
+def test_what_is_no_array_is_refused_at_the_element(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        rows(tmp_path, "a.json", text)
