@@ -68,6 +68,8 @@ class Faults:
     """Seconds that the server's clock is ahead."""
     dies_at: int | None = None
     """The number of the request, from 1, at which all connections end without an answer, and from which on."""
+    does_last: bool = False
+    """The request at which it dies is done, and only its answer is lost."""
     alter: Callable[[str, bytes], bytes] = field(default=lambda _name, content: content)
     """What a GET answers instead of an object's bytes."""
 
@@ -180,6 +182,8 @@ class _Answer(BaseHTTPRequestHandler):
                 for share in (faults.lost, faults.unavailable, faults.conflicts, faults.resets)
             )
             dead = faults.dies_at is not None and len(server.asked) >= faults.dies_at
+            if dead and faults.does_last and len(server.asked) == faults.dies_at:
+                dead, lost = False, True
         if faults.latency_s:
             time.sleep(faults.latency_s)
         if dead or reset:
@@ -198,6 +202,8 @@ class _Answer(BaseHTTPRequestHandler):
                 self.close_connection = True
             else:
                 answer()
+        elif lost and faults.does_last:
+            self.close_connection = True
         elif "list-type" in query:
             self._list(query)
         else:

@@ -109,7 +109,7 @@ def test_no_function_takes_a_url_for_a_path(
 )
 def test_a_url_is_known_as_text_and_as_a_path_that_lost_a_slash(url: str) -> None:
     for place in (url, Path(url)):
-        with pytest.raises(ConfigError, match="neither read nor written"):
+        with pytest.raises(ConfigError, match=r"is a URL.*Copy it to a local folder"):
             require_local(place)
 
 

@@ -103,7 +103,7 @@ def test_commits_are_seen_by_others_while_a_job_runs_and_at_once_after_a_kill(
     assert len(opened(store)["key"]) == 4
     write(store, range(4, 8))
     assert len(opened(store)["key"]) == 4, "a minute is not over"
-    now += latent_store.PUBLISH_EVERY_S
+    now += store_keys.AT_TIMES_S
     write(store, range(8, 12))
     assert len(opened(store)["key"]) == 12
     write(store, range(12, 14))  # and is killed
