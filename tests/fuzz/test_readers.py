@@ -58,7 +58,7 @@ OF_OTHERS = {
     "pipeline.theworld.processor:_content_of": "decode_image, as of `images`",
     **dict.fromkeys(
         (
-            f"precompute.inputs.{name}"
+            f"precompute.inputs.listing.{name}"
             for name in (
                 *("containers:_add_list", "containers:_add_table", "containers:_add"),
                 *("places:_named", "places:_folder", "places:_saved"),
@@ -84,9 +84,9 @@ OF_OTHERS = {
         (
             f"precompute.worlds.{name}"
             for name in (
-                "cosmos25:Cosmos25World.load",
-                "cosmos25_text:load_reader.load",
-                "cosmos3_text:load_reader",
+                "cosmos.predict25:Cosmos25World.load",
+                "cosmos.predict25_text:load_reader.load",
+                "cosmos.cosmos3_text:load_reader",
                 "text_rows:load_reader",
             )
         ),
