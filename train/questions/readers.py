@@ -33,6 +33,7 @@ from ...pipeline.files.plain import read_file
 from ...pipeline.files.tables import arrow as arrow_files
 from ...pipeline.files.tables import guarded as guarded_tables
 from ...pipeline.files.tables import text as lists
+from ...pipeline.files.tables.text_streams import open_text
 from .columns import FIELDS, Columns
 from .json_objects import is_object, read_object
 from .rows import Keep, Row, RowReader
@@ -233,7 +234,7 @@ def _jsonl_rows(path: Path, reader: RowReader) -> Iterator[Row]:
 def _first_bad_byte(path: Path) -> int:
     decoder = codecs.getincrementaldecoder("utf-8")()
     read = 0
-    with lists.open_text(path) as file:
+    with open_text(path) as file:
         while block := file.read(2**20):
             pending = len(decoder.getstate()[0])
             try:
@@ -246,7 +247,7 @@ def _first_bad_byte(path: Path) -> int:
 
 def _is_conversations(path: Path) -> bool:
     try:
-        with lists.open_text(path) as lines_read:
+        with open_text(path) as lines_read:
             first = next(
                 (line for line in iter(lambda: lines_read.readline(limits.MAX_ROW_BYTES), b"") if line.strip()), b""
             )
