@@ -25,6 +25,6 @@ from .reader.model import TheWorld as TheWorld
 from .reader.tokens import TokenLayout as TokenLayout
 from .reader.tokens import WorldReader as WorldReader
 from .runs.folder import load_run as load_run
-from .study.run import Study as Study
+from .study.plan import Study as Study
 from .study.run import run_study as run_study
 from .training.train import train as train

@@ -21,7 +21,8 @@ from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.planning.recipe import make_recipe
 from theworld.precompute.worlds.source import resolve_world
 from theworld.train.config import DtypeName, TrainConfig
-from theworld.train.language.lm import LanguageModel, add_lora, load_language_model, unread_parts
+from theworld.train.language.lm import LanguageModel, load_language_model, unread_parts
+from theworld.train.language.lora import add_lora
 from theworld.train.language.weights import find_weights
 from theworld.train.runs import hub
 from theworld.train.runs.folder import build_reader, load_run, resolve_dtype

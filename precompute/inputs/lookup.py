@@ -11,7 +11,8 @@ from ...pipeline.files.images.decode import read_input_file
 from ...pipeline.latents.keys import key_of_bytes, key_of_sample
 from ...pipeline.store.folder import LatentStore
 from ..media.video_times import Window
-from ..rollout.kinds import KINDS, Loaded, at_moments
+from ..rollout.kind import Loaded
+from ..rollout.kinds import KINDS, at_moments
 from .listing.entries import Entries
 from .listing.inputs import list_inputs
 from .listing.samples import Samples

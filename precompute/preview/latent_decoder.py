@@ -24,7 +24,8 @@ from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..inputs.sandbox import shared_decoder
 from ..media.images import to_image
-from ..rollout.kinds import KINDS, Loaded
+from ..rollout.kind import Loaded
+from ..rollout.kinds import KINDS
 from ..worlds.memory import Memory
 from ..worlds.scene_look import MEANS_NOTHING, is_scene
 from ..worlds.source import WORLDLET, WorldSource, find_autoencoder, resolve_world

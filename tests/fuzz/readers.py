@@ -67,7 +67,7 @@ from theworld.train.runs import hub
 from theworld.train.runs.folder import load_run
 from theworld.train.runs.meta import read_meta
 from theworld.train.runs.partial import PartialRun, read_facts, resumed_config
-from theworld.train.study import run as study_run
+from theworld.train.study import folder as study_folder
 from theworld.train.study.findings import read_outcomes
 from theworld.train.training.checkpoint import read_checkpoint
 from theworld.train.training.trackers import _read_records
@@ -437,13 +437,13 @@ def readers(seeds: Seeds) -> list[Reader]:
 
     def claim(folder: Path) -> None:
         facts = json.loads((seeds.studied.out / "study.json").read_bytes())
-        study_run._claim(folder / "study", facts)
+        study_folder.claim(folder / "study", facts)
 
     def units(folder: Path) -> None:
         study = in_study(folder)
         for unit in study.units():
-            study_run._is_done(study, unit, ["test", "ood"])
-            study_run._read_unit(study, unit)
+            study_folder.is_done(study, unit, ["test", "ood"])
+            study_folder.read_unit(study, unit)
 
     def lookup(folder: Path) -> None:
         store = open_store(folder / "store", tolerate_damage=True)

@@ -42,7 +42,8 @@ from theworld.train.evaluation.adaptive import compare_policies
 from theworld.train.evaluation.evaluate import evaluate
 from theworld.train.evaluation.gates import parse_rule
 from theworld.train.runs.partial import partial_of
-from theworld.train.study.run import Study, run_study
+from theworld.train.study.plan import Study
+from theworld.train.study.run import run_study
 from theworld.train.training.train import train
 
 from ..faults.harness import BAD, SPEC, job

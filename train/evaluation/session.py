@@ -19,7 +19,7 @@ from ..data.limits import questions_that_fit, questions_with_latents
 from ..data.loader import LatentDataset
 from ..data.vision import open_vision_inputs
 from ..language.choice_prompts import letters
-from ..language.lm import merge_adapters
+from ..language.lora import merge_adapters
 from ..questions.holdout import hold_out
 from ..questions.images import require_folder
 from ..questions.record import Question, read_questions

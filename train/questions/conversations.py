@@ -16,7 +16,7 @@ from typing import Any, cast
 from ...pipeline.files import limits
 from .markers import Markers
 from .turns import Turn
-from .values import WrongValue, is_absent, text_of
+from .values.text import WrongValue, is_absent, text_of
 
 _ASKS = frozenset({"human", "user"})
 _ANSWERS = frozenset({"gpt", "assistant", "model", "bot", "chatgpt"})

@@ -37,7 +37,7 @@ from ...pipeline.files.tables.text_streams import open_text
 from .columns import FIELDS, Columns
 from .json_objects import is_object, read_object
 from .rows import Keep, Row, RowReader
-from .values import is_absent
+from .values.text import is_absent
 
 _SAT = frozenset({"question", "answers", "correct_answer"})
 _SAT_IMAGES = frozenset({"image_bytes", "images"})  # array/SAT, array/SAT-v2: a list each, by their cards on the Hub

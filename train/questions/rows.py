@@ -14,19 +14,10 @@ from .columns import ANSWERS, NEEDED, Columns, misspelt, plain_name
 from .conversations import Conversation, read_conversation
 from .markers import Markers
 from .turns import Turn, Turns
-from .values import (
-    Choices,
-    Given,
-    Images,
-    Skipped,
-    WrongValue,
-    is_absent,
-    most_frequent,
-    read_answer,
-    read_choices,
-    shuffle_choices,
-    text_of,
-)
+from .values.answers import Given, most_frequent, read_answer
+from .values.choices import Choices, read_choices, shuffle_choices
+from .values.images import Images
+from .values.text import Skipped, WrongValue, is_absent, text_of
 
 Keep = Callable[[str, bytes], None]
 
@@ -42,7 +33,7 @@ _HOW_GIVEN: dict[Given, str] = {
 }
 _MARKERS = "questions with a marker of the image in their text, which is taken out"
 _ABSENT_CHOICES = "questions with an empty choice, which is left out"
-_LETTERED = "questions whose choices begin with their letters, which are taken off"
+LETTERED = "questions whose choices begin with their letters, which are taken off"
 _OF_SEVERAL = "answers that are the most frequent of several"
 _WORDS = frozenset({"NA", "N/A", "n/a", "NULL", "null", "None"})
 _WORD_CHOICES = "questions with a choice that is written NA, N/A, null or None, taken as a word"
@@ -220,7 +211,7 @@ class RowReader:
         if len(offered) < len(texts):
             notes[_ABSENT_CHOICES] += 1
         if choices.lettered:
-            notes[_LETTERED] += 1
+            notes[LETTERED] += 1
         if not _WORDS.isdisjoint(offered):
             notes[_WORD_CHOICES] += 1
         return Choices(texts, choices.numbers)

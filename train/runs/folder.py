@@ -29,14 +29,8 @@ from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..config import DtypeName
 from ..language.adapter_dtype import compute_in_model_dtype
-from ..language.lm import (
-    LanguageModel,
-    attention_of,
-    embedding_rms,
-    load_adapter,
-    load_language_model,
-    unread_parts,
-)
+from ..language.lm import LanguageModel, attention_of, embedding_rms, load_language_model, unread_parts
+from ..language.lora import load_adapter
 from ..language.weights import Weights, find_weights
 from ..reader.memory import MemoryShape
 from ..reader.model import TheWorld

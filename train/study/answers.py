@@ -17,7 +17,8 @@ from ...pipeline.progress import Progress
 from ..evaluation.evaluate import is_right
 from ..evaluation.statistics import Bootstrap, Estimate, Floats
 from ..questions.record import UNTYPED, Question, read_questions, select_split
-from .run import TEST, Study, UnitAnswers, splits_of
+from .folder import UnitAnswers
+from .plan import TEST, Study, splits_of
 
 Right = NDArray[np.bool_]
 """(S, Q)"""

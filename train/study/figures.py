@@ -9,8 +9,8 @@ from ..pages import intervals
 from ..pages.charts import Bar, Curve, Point, bars, differences, plot
 from ..pages.html import Html
 from .findings import score_of
+from .plan import SHIFTED
 from .plots import gains, name_of, verdict_of
-from .run import SHIFTED
 
 Results = Mapping[str, Any]
 

@@ -26,9 +26,10 @@ from ..evaluation.statistics import paired_p_value, wilson
 from ..pages.intervals import as_share
 from ..questions.record import Question, resolve_keys
 from .answers import Answers, Mean, Split
+from .folder import UnitAnswers
 from .hypotheses import judge
+from .plan import TEST, Study
 from .price import abstention_of, price
-from .run import TEST, Study, UnitAnswers
 
 PAIR = "pair"
 """Stands among the question types for minimal pairs with both halves correct."""

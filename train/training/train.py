@@ -19,7 +19,8 @@ from ...pipeline.store.folder import LatentStore
 from ..config import RunSummary, TrainConfig
 from ..data.live import LiveLatents, RollOut
 from ..language.adapter_dtype import compute_in_model_dtype
-from ..language.lm import add_lora, checkpoint_activations, load_language_model
+from ..language.lm import checkpoint_activations, load_language_model
+from ..language.lora import add_lora
 from ..language.weights import Weights
 from ..questions.readers import digest_of, place_of
 from ..questions.report import asked_by_type, blind_warning, measure, training_lines

@@ -13,7 +13,7 @@ from ....pipeline.failures import FailureReason
 from ....pipeline.files.file_facts import FileFacts, facts_of
 from ....pipeline.files.remote import Root, local_path
 from ....pipeline.files.tables import arrow as arrow_files
-from ...rollout.kinds import Kind
+from ...rollout.kind import Kind
 from ..first_bytes import LIST, OTHER, TABLE, TAR, look_at
 from ..rows import manifests, tables
 from ..rows.fields import Fields

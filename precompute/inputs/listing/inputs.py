@@ -32,7 +32,8 @@ from ....pipeline.latents.keys import key_of_digest
 from ....pipeline.latents.kinds import KindName
 from ....pipeline.store.ledger import Failure
 from ...media.video_times import Window
-from ...rollout.kinds import KINDS, Kind, at_moments
+from ...rollout.kind import Kind
+from ...rollout.kinds import KINDS, at_moments
 from ..first_bytes import IMAGE
 from ..locations import TableCell
 from ..rows.fields import Fields

@@ -19,7 +19,8 @@ from ....pipeline.files.places.local import url_of
 from ....pipeline.files.tables import arrow as arrow_files
 from ....pipeline.files.tables import text as lists
 from ....pipeline.messages import name_some
-from ...rollout.kinds import KINDS, Kind
+from ...rollout.kind import Kind
+from ...rollout.kinds import KINDS
 from ..first_bytes import EMPTY, LIST, OTHER, TABLE, TAR, UNKNOWN, Content, is_special, look_at
 from ..rows.fields import Fields
 from .absent import absent, is_there

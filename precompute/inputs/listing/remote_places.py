@@ -13,7 +13,8 @@ from ....pipeline.files.limits import MAX_ROWS
 from ....pipeline.files.remote import Root, check_url, facts_of_remote, read_head, remote_files, root_of
 from ....pipeline.files.tables import arrow as arrow_files
 from ....pipeline.files.tables import text as lists
-from ...rollout.kinds import KINDS, Kind
+from ...rollout.kind import Kind
+from ...rollout.kinds import KINDS
 from ..first_bytes import LIST, TABLE, TAR, content_of
 from ..rows.fields import Fields
 from .containers import TARS, add_remote_containers

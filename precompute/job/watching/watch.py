@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....pipeline.progress import Bar, Progress
-from ...rollout.kinds import Kind
+from ...rollout.kind import Kind
 from ..planning.cost import duration
 
 LOOK_S = 1.0
