@@ -12,9 +12,9 @@ from .data.loader import Prefetcher as Prefetcher
 from .data.sampler import BatchSampler as BatchSampler
 from .data.sampler import BlockSampler as BlockSampler
 from .evaluation.answer import ask as ask
-from .evaluation.evaluate import Evaluation as Evaluation
 from .evaluation.evaluate import evaluate as evaluate
-from .evaluation.evaluate import rescore as rescore
+from .evaluation.results.rescore import rescore as rescore
+from .evaluation.results.saved import Evaluation as Evaluation
 from .language.lm import embedding_rms as embedding_rms
 from .language.lm import load_language_model as load_language_model
 from .language.weights import find_weights as find_weights

@@ -18,8 +18,10 @@ from theworld.pipeline.store.folder import open_store
 from theworld.train.config import TrainConfig
 from theworld.train.data.arms import open_arm, parse_arm
 from theworld.train.data.batches import encode, pad_rows
-from theworld.train.evaluation.answer import answer_all
-from theworld.train.evaluation.evaluate import evaluate, read_evaluation, require_one_file
+from theworld.train.evaluation.answering.many import answer_all
+from theworld.train.evaluation.evaluate import evaluate
+from theworld.train.evaluation.results.compare import require_one_file
+from theworld.train.evaluation.results.saved import read_evaluation
 from theworld.train.questions.record import read_questions, select_split
 from theworld.train.runs.folder import load_run
 from theworld.train.runs.meta import read_meta

@@ -54,8 +54,8 @@ from theworld.precompute.worlds.source import find_autoencoder, find_dimensions,
 from theworld.precompute.worlds.text_embeddings import TextEmbeddings
 from theworld.precompute.worlds.text_rows import stack_prompts
 from theworld.train.config import TrainConfig
-from theworld.train.evaluation.evaluate import read_evaluation
 from theworld.train.evaluation.live_answer import read_gate
+from theworld.train.evaluation.results.saved import read_evaluation
 from theworld.train.language.lm import load_language_model, load_tokenizer_only
 from theworld.train.language.tokenizer_files import read_prompt_format
 from theworld.train.language.weights import find_weights
@@ -680,9 +680,9 @@ def readers(seeds: Seeds) -> list[Reader]:
             name="runs: texts",
             covers=(
                 "train.runs.meta:read_meta",
-                "train.evaluation.evaluate:_read",
+                "train.evaluation.evaluate:read_saved",
                 "train.evaluation.live_answer:read_gate",
-                "train.runs.hub:_read",
+                "train.runs.hub:read_saved",
             ),
             cases=lambda s: s.run("*.json"),
             use=_use_run,
@@ -802,7 +802,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="speeds.json",
-            covers=("pipeline.matmul_speed:_read",),
+            covers=("pipeline.matmul_speed:read_saved",),
             cases=lambda s: s.speeds,
             use=lambda folder: matmul_speed._read(folder / "speeds.json"),
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .evaluate import Evaluation
+from .results.saved import Evaluation
 from .statistics import paired_p_value
 
 TEXT = "text"

@@ -33,7 +33,8 @@ from ..data.loader import Indices, LatentDataset
 from ..questions.record import Question
 from ..runs.folder import LoadedRun
 from ..runs.meta import RunMeta
-from .answer import Answer, Ranked, Response, ask
+from .answer import Answer, Ranked, ask
+from .answering.many import Response
 from .own_words import normalised
 
 _AT_ONCE = 64  # images that are rolled out between two steps of the bar

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ..pages.films import Film, film
 from ..pages.html import Html, render, together
-from .evaluate import Evaluation
 from .metrics import Prediction
+from .results.saved import Evaluation
 
 EXAMPLES = 6
 """Of each kind, at most."""

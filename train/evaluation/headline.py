@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from ..pages import intervals
 from ..pages.html import Html, bullets, paragraph, render, together
-from .evaluate import Evaluation
 from .own_words import RULES
 from .plots import Named, accuracy_of
+from .results.saved import Evaluation
 
 WITH, WITHOUT = "with the future", "without it"
 _TILES = 6

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from ..pages import intervals
 from ..pages.charts import Bar, Curve, Point, bars, plot
 from ..pages.html import Html
-from .evaluate import Evaluation
 from .metrics import Score
+from .results.saved import Evaluation
 
 TITLES = {
     "all": "all questions",

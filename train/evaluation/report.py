@@ -13,7 +13,6 @@ from ...pipeline.files.atomic import make_folders, replace
 from ..pages import intervals
 from ..pages.html import Html, document, figures, paragraph, table, together
 from .blind import blind_notes
-from .evaluate import Evaluation, require_same_questions
 from .examples import Draw, Outcomes, example_cards, examples
 from .headline import WITH, WITHOUT, headline, pair_of
 from .metrics import Prediction, Score
@@ -29,6 +28,8 @@ from .plots import (
     pareto,
     price_figure,
 )
+from .results.compare import require_same_questions
+from .results.saved import Evaluation
 from .statistics import holm, paired_p_value
 
 _COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)

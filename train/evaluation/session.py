@@ -25,7 +25,7 @@ from ..questions.images import require_folder
 from ..questions.record import Question, read_questions
 from ..questions.shown_choices import all_as_shown
 from ..runs.folder import LoadedRun, load_run, require_same_recipe
-from .answer import Response, answer_all
+from .answering.many import Response, answer_all
 from .draws import require_draws
 from .own_words import normalised
 

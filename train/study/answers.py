@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...pipeline.progress import Progress
-from ..evaluation.evaluate import is_right
+from ..evaluation.own_words import is_right
 from ..evaluation.statistics import Bootstrap, Estimate, Floats
 from ..questions.record import UNTYPED, Question, read_questions, select_split
 from .folder import UnitAnswers

@@ -9,8 +9,9 @@ import numpy as np
 
 from ...pipeline.store.folder import open_store
 from ..evaluation.abstention import COVERAGES, abstain
-from ..evaluation.evaluate import is_right, rollout_seconds
 from ..evaluation.metrics import Prediction
+from ..evaluation.own_words import is_right
+from ..evaluation.price import rollout_seconds
 from .answers import Answers
 from .folder import UnitAnswers
 from .plan import TEST, Study

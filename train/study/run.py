@@ -28,7 +28,7 @@ from ...pipeline.machine import resolve_device, usable_cores
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import open_store
 from ..data.arms import parse_arm
-from ..evaluation.answer import Response
+from ..evaluation.answering.many import Response
 from ..evaluation.draws import answer_draws
 from ..evaluation.session import AnswerSession, OpenedArm
 from ..questions.record import select_split

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ...pipeline.device_memory import fits, free_memory, name_of, usable, wrong_estimate
-from ...pipeline.errors import ConfigError
-from ...pipeline.messages import format_bytes
-from ...pipeline.progress import Progress
-from ..reader.memory import MemoryShape, Rows
-from ..reader.model import IGNORED
+from ....pipeline.device_memory import fits, free_memory, name_of, usable, wrong_estimate
+from ....pipeline.errors import ConfigError
+from ....pipeline.messages import format_bytes
+from ....pipeline.progress import Progress
+from ...reader.memory import MemoryShape, Rows
+from ...reader.model import IGNORED
 
 _Row = TypeVar("_Row")
 _Result = TypeVar("_Result")
