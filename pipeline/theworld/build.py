@@ -54,6 +54,14 @@ class Parts:
     world: str | None
     """Where the world model lies; None is what the recipe names."""
 
+    @property
+    def meta_with_content(self) -> RunMeta:
+        """The facts of the run, with the digest of its language model's files: it finds them in another place."""
+        lm = self.meta.lm
+        if lm.content is not None:
+            return self.meta
+        return self.meta.model_copy(update={"lm": lm.model_copy(update={"content": self.lm.weights.content})})
+
 
 def parts_of_run(run: Path, *, lm: str | None, world: str | None, device: Device, dtype: Any) -> Parts:
     """A trained run. Raises as `load_run`."""
@@ -66,13 +74,13 @@ def parts_of_run(run: Path, *, lm: str | None, world: str | None, device: Device
 def parts_untrained(
     name: str,
     *,
-    world: str | None,
-    num_world_steps: int | None,
-    size: str | None,
-    settings: Mapping[str, Any],
-    device: Device,
-    dtype: Any,
-    seed: int,
+    world: str | None = None,
+    num_world_steps: int | None = None,
+    size: str | None = None,
+    device: Device = "auto",
+    dtype: Any = None,
+    seed: int = 0,
+    **settings: Any,
 ) -> Parts:
     """A language model with fresh adapters and a fresh reader.
 
