@@ -181,14 +181,14 @@ def one_device(device: Device | None, device_map: Any) -> Device:
 
 def _device_of(device: Device) -> tuple[DeviceName, Any]:
     """The kind of device, and a context in which it means the GPU of that number."""
-    known = get_args(DeviceName)
-    if device in known:
+    device_names = get_args(DeviceName)
+    if device in device_names:
         return device, nullcontext()  # pyright: ignore[reportReturnType]
     try:
         torch_device = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ConfigError(f"device={device!r} is none of {', '.join(known)}, cuda:1: {error}") from error
-    if torch_device.type not in known:
+        raise ConfigError(f"device={device!r} is none of {', '.join(device_names)}, cuda:1: {error}") from error
+    if torch_device.type not in device_names:
         raise ConfigError(f"device={device!r}: this runs on cpu or cuda")
     name: DeviceName = "cpu" if torch_device.type == "cpu" else "cuda"
     resolve_device(name)

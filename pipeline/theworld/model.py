@@ -44,7 +44,7 @@ class TheWorld(Reader):
     `from_pretrained` makes one; `theworld.train.TheWorld` is the module inside, for loops of your own.
     """
 
-    _known: Parts
+    _loaded_parts: Parts
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class TheWorld(Reader):
             max_world_steps=facts.max_world_steps,
             recipe=parts.meta.recipe,
         )
-        self._known = parts
+        self._loaded_parts = parts
         self.eval()
 
     @cached_property
@@ -205,8 +205,8 @@ class TheWorld(Reader):
             raise ConfigError(
                 "a fourth argument is the labels of model(input_pixels, input_ids, attention_mask, labels)"
             )
-        seen = self._inputs(input_ids, attention_mask, images, input_pixels, keys, inputs)
-        return super().forward(labels=None if labels is None else labels.to(self.device), **seen)
+        inputs_here = self._inputs(input_ids, attention_mask, images, input_pixels, keys, inputs)
+        return super().forward(labels=None if labels is None else labels.to(self.device), **inputs_here)
 
     @torch.no_grad()
     def generate(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -298,8 +298,8 @@ class TheWorld(Reader):
             attention_mask = (input_ids != lm.pad_id).long()
             if lm.pad_id == lm.tokenizer.bos_token_id:  # as Qwen's: the first one is none
                 attention_mask[:, 0] = 1
-        seen = {"input_ids": input_ids, "attention_mask": attention_mask, **others}
-        return {name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in seen.items()}
+        tensors = {"input_ids": input_ids, "attention_mask": attention_mask, **others}
+        return {name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in tensors.items()}
 
     def rank(
         self,
@@ -378,6 +378,6 @@ class TheWorld(Reader):
             return super()._roll_out(images.to(getattr(self, "_world_device", device)), keys, steps)
 
     def _parts(self) -> Parts:
-        if "_known" not in self.__dict__:
+        if "_loaded_parts" not in self.__dict__:
             raise ConfigError("this model was made by hand; TheWorld.from_pretrained makes one that knows its files")
-        return self._known
+        return self._loaded_parts

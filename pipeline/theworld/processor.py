@@ -193,9 +193,9 @@ def _content_of(picture: Any) -> tuple[bytes, str, str]:
         picture.save(file, "TIFF", **extra)
     else:  # modes that no file has, such as HSV
         picture.convert("RGBA" if picture.mode in ("PA", "RGBa") else "RGB").save(file, "PNG", compress_level=1)
-    shown = decode_image(file.getvalue(), source="the image")
-    size = f"{shown.width}x{shown.height}"
-    return file.getvalue(), key_of_bytes(f"theworld pixels 1 {size}\n".encode() + shown.tobytes()), "the image"
+    decoded = decode_image(file.getvalue(), source="the image")
+    size = f"{decoded.width}x{decoded.height}"
+    return file.getvalue(), key_of_bytes(f"theworld pixels 1 {size}\n".encode() + decoded.tobytes()), "the image"
 
 
 def _channels_last(pixels: NDArray[Any]) -> NDArray[Any]:

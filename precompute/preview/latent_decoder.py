@@ -204,8 +204,8 @@ class LatentDecoder:
         except ImageError as error:
             if error.reason != FailureReason.FORMAT:
                 raise
-            told = f"{error}. This run was trained on {kind.takes}s: ask it about {kind.takes}s"
-            raise ImageError(FailureReason.FORMAT, told) from error
+            message = f"{error}. This run was trained on {kind.takes}s: ask it about {kind.takes}s"
+            raise ImageError(FailureReason.FORMAT, message) from error
         for note in loaded.notes:
             self._progress.warn(f"{file}: {note}")
         if file not in self._warned and not self.is_known(np.asarray(to_image(loaded.first))):
@@ -289,13 +289,13 @@ def require_rules(recipe: Recipe, source: WorldSource) -> None:
         ConfigError: its latents were made by another version of engine or pixels.
     """
     kind = KINDS[recipe.kind]
-    for what, stated, here in (
+    for what, stated, actual in (
         ("engine", recipe.engine, source.family.engine),
         (f"{kind.takes} rules", recipe.image_rules, kind.rules),
     ):
-        if stated != here:
+        if stated != actual:
             raise ConfigError(
-                f"these latents were made by version {stated} of the {what}, this theworld has version {here}: it "
+                f"these latents were made by version {stated} of the {what}, this theworld has version {actual}: it "
                 "makes others by design. Use the release that made them"
             )
 

@@ -96,12 +96,12 @@ def ask(
             "choices are ranked, so nothing is generated: leave out max_new_tokens, temperature, top_p and seed, or "
             "the choices"
         )
-    asked, labels = _shown(question, choices, loaded)
+    prompt_text, labels = _as_prompted(question, choices, loaded)
     _check_choices(labels, loaded.lm)
     if unknown := loaded.lm.unknown_words(question):
         progress.warn(f"warning: {loaded.lm.weights.source} has no token for {', '.join(unknown)} in the question")
     steps = check_steps(loaded, latents.shape[2] - 1, steps, progress)
-    prompt = tuple(loaded.lm.prompt_ids(asked))
+    prompt = tuple(loaded.lm.prompt_ids(prompt_text))
     answers = [tuple(loaded.lm.answer_ids(label)) for label in labels or ()]
     first = single_tokens(answers)
     rows = [first[:1]] if first else answers or [()]
@@ -131,13 +131,13 @@ def ask(
     return Answer(ranked[0].choice, tuple(ranked))
 
 
-def _shown(question: str, choices: Sequence[str] | None, loaded: LoadedRun) -> tuple[str, Sequence[str] | None]:
+def _as_prompted(question: str, choices: Sequence[str] | None, loaded: LoadedRun) -> tuple[str, Sequence[str] | None]:
     """The text of the prompt and the answers that are ranked, as the run was trained to see them."""
     if not choices or loaded.meta.show_choices == "none":
         return question, choices
-    asked = Question.model_construct(question=question, choices=tuple(choices), answer=choices[0])
-    shown = as_shown(asked, loaded.meta.show_choices)
-    return shown.question, shown.choices
+    record = Question.model_construct(question=question, choices=tuple(choices), answer=choices[0])
+    prompted = as_shown(record, loaded.meta.show_choices)
+    return prompted.question, prompted.choices
 
 
 def _check_choices(choices: Sequence[str] | None, lm: PromptFormat) -> None:

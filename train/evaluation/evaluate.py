@@ -137,7 +137,7 @@ def evaluate_shown(
             recipe_id=meta.recipe_id,
             questions=place_of(file),
             questions_sha256=digest_of(file),
-            **count_predictions(predictions, outcomes, shown=arm.name),
+            **count_predictions(predictions, outcomes, arm=arm.name),
             **price_of_arm(session, arm, steps if opened.images is not None else None, draws, drawn),
             draws=draws,
             single_draw={} if drawn is None else single_draw_accuracy(answerable, drawn),

@@ -137,6 +137,6 @@ def is_right(question: Question, answer: str) -> bool:
     return answer == question.answer if question.choices else is_same(answer, question.answer)
 
 
-def is_same(said: str, answer: str) -> bool:
+def is_same(given: str, answer: str) -> bool:
     """Whether an answer in own words is the correct one, by the rules of own_words.py."""
-    return normalised(said) == normalised(answer)
+    return normalised(given) == normalised(answer)

@@ -89,8 +89,8 @@ def _require_layers(
     ]
     head = lm.model.get_output_embeddings()
     for wanted in names or ():
-        found = [module for name, module in modules if f".{name}".endswith(before + wanted)]
-        if not found or not all(is_kind(module) and module is not head for module in found):
+        layers = [module for name, module in modules if f".{name}".endswith(before + wanted)]
+        if not layers or not all(is_kind(module) and module is not head for module in layers):
             fitting = sorted({n.rpartition(".")[2] for n, m in modules if is_kind(m) and m is not head})
             raise ConfigError(
                 f"{setting}: {wanted!r} is not the name of {kind} in {lm.weights.source}, which may be adapted; these "

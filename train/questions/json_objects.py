@@ -85,8 +85,8 @@ def _rows(path: Path, value: Mapping[str, Any]) -> Iterator[tuple[str, Record]]:
         return _named(path, enumerate(rows, start=1))
     if value and all(isinstance(part, dict) for part in value.values()):
         return _named(path, ((name, {"id": name, **part}) for name, part in value.items()))
-    found = f"several lists: {name_some(list(lists_in))}" if lists_in else f"no rows, but {name_some(list(value))}"
-    raise ConfigError(f"{path} is a JSON object of {found}. Write the questions as an array, or as JSON lines")
+    content = f"several lists: {name_some(list(lists_in))}" if lists_in else f"no rows, but {name_some(list(value))}"
+    raise ConfigError(f"{path} is a JSON object of {content}. Write the questions as an array, or as JSON lines")
 
 
 def _named(path: Path, rows: Any) -> Iterator[tuple[str, Record]]:

@@ -43,7 +43,7 @@ def check_study(study: Study, progress: Progress) -> tuple[list[str], dict[str, 
     keys: dict[str, str] = {}
     for trained, split, arm in sorted(evaluated):
         pool = train_pool if split == "train" else select_split(everything, split, settings.questions)
-        own = study.settings_of(trained)
+        arm_settings = study.settings_of(trained)
         own_store = stores[trained]
         arm_keys, _ = open_arm(
             study.arm_of(arm) if arm == trained else parse_arm(arm),
@@ -51,8 +51,8 @@ def check_study(study: Study, progress: Progress) -> tuple[list[str], dict[str, 
             pool,
             pool,
             settings.questions,
-            rollout_steps=own_store.recipe.rollout_steps if own.steps is None else own.steps,
-            futures=own.futures,
+            rollout_steps=own_store.recipe.rollout_steps if arm_settings.steps is None else arm_settings.steps,
+            futures=arm_settings.futures,
             images=settings.images,
         )
         keys |= arm_keys

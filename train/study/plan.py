@@ -85,10 +85,11 @@ class Study:
     def settings_of(self, name: str) -> TrainConfig:
         """The budget with what is an arm's own: store, futures, settings in which it differs."""
         table = self.table.arms.get(name, ArmTable())
-        own = {"store": table.store, "futures": table.futures, **table.train}
-        own = {field: value for field, value in own.items() if value is not None}
+        own_settings = {"store": table.store, "futures": table.futures, **table.train}
+        own_settings = {field: value for field, value in own_settings.items() if value is not None}
         try:
-            return TrainConfig.model_validate({**self.settings.model_dump(), **own}) if own else self.settings
+            changed = {**self.settings.model_dump(), **own_settings}
+            return TrainConfig.model_validate(changed) if own_settings else self.settings
         except ValidationError as error:
             raise ConfigError(f"[study.arms.{name}]: {list_problems(error)}") from error
 
@@ -105,8 +106,8 @@ class Study:
     def asked(self, unit: Unit, splits: Sequence[str]) -> list[tuple[str, str]]:
         """The evaluations of a unit: (split, arm shown)."""
         swaps = SWAPS.get(unit.arm, ()) if unit.labels == self.primary else ()
-        own = self.table.arms.get(unit.arm)
-        if own is not None and own.draws is not None:
+        arm_table = self.table.arms.get(unit.arm)
+        if arm_table is not None and arm_table.draws is not None:
             swaps = ()  # which are of one future each
         possible = [arm for arm in swaps if arm != "true" or self.settings_of(unit.arm).futures is not None]
         return [(split, unit.arm) for split in splits] + [(TEST, arm) for arm in possible]

@@ -81,8 +81,8 @@ def train(
     if prepared.validation_split is not None:
         validation = encode_split(prepared.validation_split, config, lm, world_tokens, progress)[1]
     check_context(facts, [train_data] if validation is None else [train_data, validation], lm, progress)
-    shown = all_as_shown(train_split.questions, config.show_choices)
-    for line in training_lines(train_split.questions, measure(shown, lm, world_tokens=world_tokens)):
+    as_prompted = all_as_shown(train_split.questions, config.show_choices)
+    for line in training_lines(train_split.questions, measure(as_prompted, lm, world_tokens=world_tokens)):
         progress.say(line)
     if blind := blind_warning(asked_by_type(train_split.questions)):
         progress.warn(f"warning: {blind}")

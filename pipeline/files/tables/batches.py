@@ -87,11 +87,11 @@ def read_listing(pa: Any, path: str, shape: Shape, column: str, columns: list[st
 
 def _complete_structs(group: Any, column: str, field: str) -> str:
     """Where in a column the structs are whose field is there in every row; empty where it lacks in one, or may lack."""
-    found = [group.column(number) for number in range(group.num_columns)]
+    chunks = [group.column(number) for number in range(group.num_columns)]
     # a list puts two names of the writer's choice between: images.list.element.bytes
     ends = (f"{column}.", f".{field}")
     parts = [
-        part for part in found if part.path_in_schema.startswith(ends[0]) and part.path_in_schema.endswith(ends[1])
+        part for part in chunks if part.path_in_schema.startswith(ends[0]) and part.path_in_schema.endswith(ends[1])
     ]
     if len(parts) != 1 or not (parts[0].is_stats_set and parts[0].statistics.has_null_count):
         return ""
@@ -121,18 +121,18 @@ def read_group(pa: Any, table: Any, group: int, columns: list[str], budget: Budg
     """
     done, most = 0, limits.TABLE_BATCH_ROWS
     while True:
-        seen, step = 0, 1
+        rows_read, step = 0, 1
         try:
             for batch in table.iter_batches(batch_size=1, row_groups=[group], columns=columns, use_threads=False):
                 size = _size(pa, batch)
                 step = max(1, min(4 * step, most, _fitting(size, batch.num_rows)))
                 table.reader.set_batch_size(step)  # of the next batch
-                fresh = batch.slice(max(0, done - seen))
-                seen += batch.num_rows
+                fresh = batch.slice(max(0, done - rows_read))
+                rows_read += batch.num_rows
                 if fresh.num_rows:
                     if budget is not None:
                         budget.spend(size)
-                    done = seen
+                    done = rows_read
                     yield fresh
             return
         except (MemoryError, pa.ArrowMemoryError):

@@ -34,9 +34,9 @@ from .columns import (
     names_in,
     pieces,
     shape_of,
-    shown,
     texts,
     times_in,
+    type_text,
 )
 
 LENGTHS = struct.Struct("<QQ")
@@ -50,16 +50,18 @@ _Answer = tuple[dict[str, Any] | str, Any]
 def schema(path: str) -> Iterator[_Answer]:
     """The columns of a table, what kind each is, and the names of `datasets`' ClassLabels."""
     pa = load_pyarrow()
-    found = schema_of_file(pa, path)
-    if len(found.names) > limits.MAX_COLUMNS:
-        raise Unpacked(f"it has {len(found.names):,} columns; the limit is {limits.MAX_COLUMNS:,}")
-    if sum(map(len, found.names)) > limits.MAX_TABLE_NAMES_BYTES:
+    table_schema = schema_of_file(pa, path)
+    if len(table_schema.names) > limits.MAX_COLUMNS:
+        raise Unpacked(f"it has {len(table_schema.names):,} columns; the limit is {limits.MAX_COLUMNS:,}")
+    if sum(map(len, table_schema.names)) > limits.MAX_TABLE_NAMES_BYTES:
         raise Unpacked(f"the names of its columns are longer than {limits.MAX_TABLE_NAMES_BYTES:,} characters")
-    if len(set(found.names)) < len(found.names):
+    if len(set(table_schema.names)) < len(table_schema.names):
         raise Unpacked("two of its columns have the same name")
-    shapes = [shape_of(pa, field.type) for field in found]
-    columns = [[field.name, at.kind, at.is_list, shown(field)] for field, at in zip(found, shapes, strict=True)]
-    yield {"columns": columns, "labels": _label_names(found)}, b""
+    shapes = [shape_of(pa, field.type) for field in table_schema]
+    columns = [
+        [field.name, at.kind, at.is_list, type_text(field)] for field, at in zip(table_schema, shapes, strict=True)
+    ]
+    yield {"columns": columns, "labels": _label_names(table_schema)}, b""
 
 
 def rows(path: str, column: str, prompt_field: str | None, times: list[str]) -> Iterator[_Answer]:
@@ -90,18 +92,18 @@ def records(path: str, columns: list[str]) -> Iterator[_Answer]:
         parts: list[bytes] = []
         characters = held = 0
         for record in batch.to_pylist():
-            own: list[bytes] = []
+            row_parts: list[bytes] = []
             try:
-                text = json.dumps(_plain(record, own, [held]))
+                text = json.dumps(_plain(record, row_parts, [held]))
             except Unpacked:
                 text = ""
             if not text or len(text) > limits.MAX_ROW_BYTES:
                 text = json.dumps(f"is longer than {limits.MAX_ROW_BYTES:,} bytes without its images")
-            elif any(len(part) > limits.MAX_CELL_BYTES for part in own):
+            elif any(len(part) > limits.MAX_CELL_BYTES for part in row_parts):
                 text = json.dumps(f"holds a value of more than {limits.MAX_CELL_BYTES:,} bytes")
             else:
-                parts += own
-                held += sum(map(len, own))
+                parts += row_parts
+                held += sum(map(len, row_parts))
             encoded.append(text)
             characters += len(text)
             if characters + held > _ANSWER_BYTES:
@@ -131,10 +133,10 @@ def cell(path: str, facts: list[int], row: int, column: str, element: int, max_b
 _WHAT = {"schema": schema, "rows": rows, "records": records, "cell": cell}
 
 
-def _label_names(found: Any) -> dict[str, list[str]]:
+def _label_names(table_schema: Any) -> dict[str, list[str]]:
     """Columns of `datasets`' ClassLabel -> the names its numbers stand for."""
     try:
-        metadata: dict[bytes, bytes] = found.metadata or {}
+        metadata: dict[bytes, bytes] = table_schema.metadata or {}
         text = metadata.get(b"huggingface", b"{}")
         if len(text) > limits.MAX_ROW_BYTES:
             return {}
@@ -238,8 +240,8 @@ def main() -> None:
         except Unpacked as error:
             end = {"problem": "limit", "why": str(error)}
         except Exception as error:  # pyarrow's own errors, and whatever a damaged file makes it raise
-            known = isinstance(error, (pa.ArrowException, OSError, IndexError, UnicodeDecodeError))
-            why = str(error) if known else f"{type(error).__name__}: {error}"
+            is_explained = isinstance(error, (pa.ArrowException, OSError, IndexError, UnicodeDecodeError))
+            why = str(error) if is_explained else f"{type(error).__name__}: {error}"
             end = {"problem": "table", "why": why[:300]}
         _send(to, end)
 

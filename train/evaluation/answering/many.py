@@ -106,8 +106,8 @@ def answer_all(
             )
         for rows, batch in _batches(ranked, loaded, images, batch_size, pictures, pack=_PACK_CHOICES, by_text=True):
             items = [item for row in rows for item in row]
-            found = limit.answer(rows, batch, lambda _, part: log_likelihoods(loaded, part))
-            for item, score in zip(items, found, strict=True):
+            likelihoods = limit.answer(rows, batch, lambda _, part: log_likelihoods(loaded, part))
+            for item, score in zip(items, likelihoods, strict=True):
                 scores.setdefault(item.question, []).append(score)
             bar.advance(len(items))
         room = [len(answer_ids(questions[item.question].answer)) + _BEYOND_CHOICES for item in without_choices]

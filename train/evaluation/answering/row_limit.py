@@ -60,9 +60,9 @@ class RowLimit:
         while start < len(rows):
             count = min(most, len(rows) - start)
             part = {name: tensor[start : start + count] for name, tensor in batch.items()}
-            found: list[list[_Result]] = []
-            if fits(lambda: found.append(work(rows[start : start + count], part))):  # noqa: B023 - called at once
-                results += found[0]
+            results_of_parts: list[list[_Result]] = []
+            if fits(lambda: results_of_parts.append(work(rows[start : start + count], part))):  # noqa: B023 - called at once
+                results += results_of_parts[0]
                 start += count
                 continue
             if count == 1:

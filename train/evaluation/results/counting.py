@@ -56,7 +56,7 @@ def single_draw_accuracy(questions: Sequence[Question], drawn: DrawnResponses) -
 
 
 def count_predictions(
-    predictions: tuple[Prediction, ...], outcomes: Mapping[str, bool] | None, *, shown: str = "rollout"
+    predictions: tuple[Prediction, ...], outcomes: Mapping[str, bool] | None, *, arm: str = "rollout"
 ) -> dict[str, Any]:
     """All figures that follow from the predictions of an arm."""
     by_type = group_by_type(predictions)
@@ -79,7 +79,7 @@ def count_predictions(
         "balanced": _without_none({kind: balance(group) for kind, group in by_type.items()}),
         "pairs": pairs(predictions),
         "calibration": _without_none({name: calibrate(group) for name, group in predictions_by_group.items()}),
-        "alarms": alarms(predictions, shown=shown),
+        "alarms": alarms(predictions, arm=arm),
         "abstention": abstentions(predictions),
     }
 

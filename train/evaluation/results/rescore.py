@@ -30,7 +30,7 @@ def rescore(run: Path) -> list[Evaluation]:
 def rescored(evaluation: Evaluation) -> Evaluation:
     """An evaluation whose answers are judged by today's rules."""
     predictions = tuple(map(_judged, evaluation.predictions))
-    figures = count_predictions(predictions, None, shown=evaluation.arm)
+    figures = count_predictions(predictions, None, arm=evaluation.arm)
     figures |= {"calibration": evaluation.calibration, "rules": RULES}
     if evaluation.version < 2:  # it does not hold what these are counted from
         figures = {name: figures[name] for name in ("overall", "by_type", "predictions", "rules")}
@@ -38,7 +38,7 @@ def rescored(evaluation: Evaluation) -> Evaluation:
 
 
 def _judged(prediction: Prediction) -> Prediction:
-    said, answer, generated = prediction.predicted, prediction.answer, prediction.generated
-    correct = said == answer or (not prediction.choices and is_same(said, answer))
+    predicted, answer, generated = prediction.predicted, prediction.answer, prediction.generated
+    correct = predicted == answer or (not prediction.choices and is_same(predicted, answer))
     generated_correct = None if generated is None else is_same(generated, answer)
     return prediction.model_copy(update={"correct": correct, "generated_correct": generated_correct})
