@@ -111,7 +111,7 @@ def to_json(rows: list[Row]) -> list[dict[str, str]]:
 
 def _python() -> Iterator[Row]:
     python_and_system = f"{platform.python_version()}, {platform.system()} {platform.machine()}"
-    yield Row("theworld", "ok", f"{version('theworld')}, in {Path(__file__).parents[2]}")
+    yield Row("theworld", "ok", f"{version('theworld')}, in {Path(__file__).parents[3]}")
     yield Row("Python", "ok", f"{python_and_system}, in {sys.prefix}")
 
 
