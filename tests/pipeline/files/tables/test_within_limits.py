@@ -8,8 +8,8 @@ import pytest
 
 from theworld.pipeline.files import limits
 from theworld.pipeline.files.tables import guarded as guarded_tables
+from theworld.pipeline.files.tables.batches import Budget, Unpacked
 from theworld.pipeline.files.tables.guarded import TableError, read_cell, read_records, read_rows, read_schema
-from theworld.pipeline.files.tables.process import Budget, Unpacked
 
 from ....patience import ends_within
 
