@@ -18,10 +18,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import formatdate
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
@@ -29,14 +29,15 @@ BUCKET = "latents"
 KEY_ID, SECRET = "AKIDOFATEST", "a-secret-that-must-never-be-shown"
 
 
-class Stored(NamedTuple):
+@dataclass(frozen=True)
+class Stored:
     """An object: its bytes, its metadata (names in lower case, without `x-amz-meta-`), its time."""
 
     content: bytes
     metadata: dict[str, str]
     modified: float
 
-    @property
+    @cached_property
     def etag(self) -> str:
         return f'"{hashlib.md5(self.content, usedforsecurity=False).hexdigest()}"'
 
@@ -217,7 +218,7 @@ class _Answer(BaseHTTPRequestHandler):
                 source = server.objects.get(unquote(self.headers["x-amz-copy-source"]).lstrip("/").partition("/")[2])
                 if source is None:
                     return lambda: self._refuse(404, "NoSuchKey")
-                stored = source._replace(modified=modified)
+                stored = replace(source, modified=modified)
                 text = f"<CopyObjectResult><ETag>{escape(stored.etag)}</ETag></CopyObjectResult>"
             else:
                 kept = self.headers.get("If-None-Match") == "*" and not faults.ignores_conditions

@@ -99,6 +99,11 @@ class Place(ABC):
     def read_into(self, name: str, offset: int, memory: memoryview) -> int:
         """Fill memory from a file; returns the bytes read, fewer only where the file ends."""
 
+    def read_range(self, name: str, offset: int, size: int) -> memoryview:
+        """Bytes of a file, fewer only where it ends."""
+        memory = memoryview(bytearray(size))
+        return memory[: self.read_into(name, offset, memory)]
+
     @abstractmethod
     def entry(self, name: str) -> Entry | None:
         """What is known of one file; None where there is none.
