@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
@@ -105,6 +106,14 @@ class S3Server(ThreadingHTTPServer):
         """This process's environment, for the block."""
         with environment(self.variables()):
             yield
+
+    def hold(self, folder: Path, prefix: str) -> str:
+        """Put the files of a folder below a prefix; the prefix's URL."""
+        for file in folder.rglob("*"):
+            if file.is_file():
+                name = f"{prefix}/{file.relative_to(folder).as_posix()}"
+                self.objects[name] = Stored(file.read_bytes(), {}, time.time())
+        return f"s3://{BUCKET}/{prefix}"
 
     def handle_error(self, *_: object) -> None: ...  # a client that was killed
 

@@ -46,6 +46,11 @@ class Place(ABC):
     is_local: bool
     """Whether the files can be mapped, locked and handed to other libraries by their paths."""
 
+    @property
+    def name(self) -> str:
+        """The last part of its path or URL."""
+        return str(self).rpartition("/")[2]
+
     @abstractmethod
     def below(self, name: str) -> Place:
         """The place that begins at a name of this one."""
