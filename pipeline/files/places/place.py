@@ -31,7 +31,7 @@ class Entry(NamedTuple):
     """From the place, with slashes."""
     bytes: int
     tag: int
-    """Another one where the content may be another: the inode, or 64 bits of xxh3 of an object's ETag or generation."""
+    """Another one where the content may be another: the inode, or 64 bits of xxh3 of an object's ETag."""
     modified: float
     """Seconds since 1970, by the clock of the place (`Place.now`)."""
 
