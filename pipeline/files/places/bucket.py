@@ -259,8 +259,9 @@ class Bucket(Place):
         return "/".join(part for part in (self._prefix, name) if part)
 
     def _entry(self, name: str, meta: Any) -> Entry:
-        tag = meta["version"] or meta["e_tag"] if self.scheme == "gs" else meta["e_tag"]
-        return Entry(name, meta["size"], xxhash.xxh3_64_intdigest(str(tag).encode()), meta["last_modified"].timestamp())
+        e_tag = str(meta["e_tag"]).removeprefix("W/").strip('"')  # Azure's listings leave the quotes out
+        tag = xxhash.xxh3_64_intdigest(f'"{e_tag}"'.encode())
+        return Entry(name, meta["size"], tag, meta["last_modified"].timestamp())
 
     def _settle(self, name: str, content: Callable[[], bytes | Path], *, is_upload: bool) -> bool:
         """PUT under the condition that there is none, and look whose object is there if the answer is doubtful."""

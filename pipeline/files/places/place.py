@@ -31,7 +31,7 @@ class Entry(NamedTuple):
     """From the place, with slashes."""
     bytes: int
     tag: int
-    """Another one where the content may be another: the inode, or 64 bits of xxh3 of an object's ETag or generation."""
+    """Another one where the content may be another: the inode, or 64 bits of xxh3 of an object's ETag."""
     modified: float
     """Seconds since 1970, by the clock of the place (`Place.now`)."""
 
@@ -45,6 +45,11 @@ class Place(ABC):
 
     is_local: bool
     """Whether the files can be mapped, locked and handed to other libraries by their paths."""
+
+    @property
+    def name(self) -> str:
+        """The last part of its path or URL."""
+        return str(self).rpartition("/")[2]
 
     @abstractmethod
     def below(self, name: str) -> Place:
