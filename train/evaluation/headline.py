@@ -55,17 +55,17 @@ def headline(runs: Named, pair: Pair | None, blind: Iterable[tuple[str, str]] = 
     first = runs[0][1]
     asked = (accuracy_of(first, kind) or first.overall).total
     about = "about what happens next" if kind else "of all types"
-    split = "" if first.split is None else f" of split {first.split}"
+    split = "" if first.split is None else f"{first.split} "
     sentences = [
         "A world model saw one image and predicted what happens next.",
         "A language model then answered questions: one adapter reads the predicted future, another the image alone.",
-        f"Asked {asked:,} questions{split} {about}, they gave this share of correct answers:",
+        f"Of {asked:,} {split}questions {about}, they answered this share correctly:",
     ]
     if pair is None:
         sentences = [
             "A run is a frozen language model with a trained adapter, which reads what a world model made of an image.",
-            f"Asked {asked:,} questions{split} {about}, {'they gave' if len(runs) > 1 else 'it gave'} this share of "
-            "correct answers:",
+            f"Of {asked:,} {split}questions {about}, {'they' if len(runs) > 1 else 'it'} answered this share "
+            "correctly:",
         ]
     tiles = [
         _tile(WITH if pair and e is pair.with_future else WITHOUT if pair else name, e, kind, n)

@@ -16,6 +16,18 @@ TITLES = {
     "rollout wrong": "temporal, rollout ends wrongly",
 }
 """What a page calls a calibration, by its name in an evaluation."""
+_INPUTS = {
+    "rollout": "the predicted future",
+    "frozen": "the first frame, repeated",
+    "shuffled": "another scene's future",
+    "reversed": "the future, backwards",
+    "noise": "noise as the future",
+    "true": "the true future",
+    "steps0": "the first frame alone",
+    "text": "no image",
+}
+"""What the reader is shown, by arm."""
+_FEW = 5  # answers in a bin of a calibration, below which its accuracy says nothing
 _WORDS = 12  # answers of a type that a figure shows; the rest are rare
 
 Named = Sequence[tuple[str, Evaluation]]
@@ -37,17 +49,19 @@ def ablation_figure(trained: Sequence[Evaluation], swaps: Sequence[Evaluation], 
     groups: list[tuple[str, list[Bar]]] = []
     for n, e in enumerate(trained):
         shown = [e, *(swap for swap in swaps if swap.run == e.run)]
-        members = [
-            _bar(f"shown: {one.arm}, {one.steps} steps", score, n)
-            for one in shown
-            if (score := accuracy_of(one, kind)) is not None
-        ]
+        members = [_bar(_input_of(one, e), score, n) for one in shown if (score := accuracy_of(one, kind)) is not None]
         if len(members) > 1:
             groups.append((e.run, members))
     if not groups:
         return Html("")
     title = f"Ablations: the same run, shown another input ({kind or 'all'} questions)"
     return bars(title, f"Accuracy by input shown, {kind or 'all'} questions; values in the details", groups)
+
+
+def _input_of(one: Evaluation, own: Evaluation) -> str:
+    """What an evaluation showed, in words."""
+    words = f": {_INPUTS[one.arm]}" if one.arm in _INPUTS else ""
+    return f"{one.arm}{words}" if one.steps == own.steps else f"{one.arm}, {one.steps} steps"
 
 
 def price_figure(runs: Named, kind: str, price: str, label: str) -> Html:
@@ -97,13 +111,19 @@ def calibration_figures(runs: Named) -> list[Html]:
         known = [(n, name, e.calibration[group]) for n, (name, e) in enumerate(runs) if group in e.calibration]
         if not known:
             continue
-        curves = [Curve("as confident as correct", [Point(0, 0), Point(1, 1)], ink=7, dashed=True, dots=False)]
+        curves = [Curve("perfectly calibrated", [Point(0, 0), Point(1, 1)], ink=7, dashed=True, dots=False)]
         for n, name, calibration in known:
-            weighted = [(b.confidence, b.accuracy, b.questions / calibration.questions) for b in calibration.bins]
-            curves.append(Curve(name, [Point(x, y, weight=weight) for x, y, weight in weighted], ink=n))
+            points = [
+                Point(b.confidence, b.accuracy, weight=b.questions / calibration.questions)
+                for b in calibration.bins
+                if b.questions >= _FEW
+            ]
+            curves.append(Curve(name, points, ink=n))
+        if not any(curve.points for curve in curves[1:]):
+            continue
         drawn.append(
             plot(
-                f"Calibration, {title} (larger dots: more answers)",
+                f"Calibration, {title}: accuracy by probability (larger dots: more answers; bins of {_FEW} or more)",
                 f"Share of correct answers against their probability, by run, {title}",
                 curves,
                 x_label="probability of the answer",

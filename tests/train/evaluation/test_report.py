@@ -124,8 +124,13 @@ def test_every_picture_decodes_and_is_described(page: Page) -> None:
         assert len(found["alt"] or "") > 20
 
 
+def test_a_calibration_of_a_few_answers_is_not_drawn(page: Page) -> None:
+    drawn = [name for name in page.drawings if "probability" in name]
+    assert drawn == ["Share of correct answers against their probability, by run, all questions"]
+
+
 def test_figures_are_drawings_with_a_description_and_no_style_of_their_own(page: Page) -> None:
-    assert page.tags.count("svg") == len(page.drawings) == 1 + 1 + 3 + 2  # accuracy, ablations, calibration, answers
+    assert page.tags.count("svg") == len(page.drawings) == 1 + 1 + 1 + 2  # accuracy, ablations, calibration, answers
     assert all(len(name) > 20 for name in page.drawings)
 
 
@@ -156,7 +161,7 @@ def test_it_says_what_a_reviewer_asks_for(page: Page) -> None:
     for words in [
         "0.900 [0.699, 0.972]", "McNemar", "Holm", "generated", "balanced", "chance 0.500", "minimal pairs",
         "expected calibration error", "rollout ends wrongly", "world tokens per question", "rollout seconds per image",
-        "frozen", "the future helped", "With the future", "Without it", "What truly came",
+        "frozen", "the future helped", "With the future", "Without it", "True future",
     ]:  # fmt: skip
         assert words in page.text, words
     assert re.search(r"p\d?, adjusted", page.text)
