@@ -90,9 +90,11 @@ def _chance(first: Evaluation, kind: str) -> str:
 
 
 def _notes(runs: Named, blind: Iterable[tuple[str, str]]) -> list[str | Html]:
-    alarm = '<span class="alarm">{{ name }}</span>: {{ text }}'
-    notes: list[str | Html] = [render(alarm, name=name, text=text) for name, e in runs for text in e.alarms]
-    notes += [render(alarm, name=run, text=text) for run, text in blind]
+    alarm = '<span class="alarm">{{ names }}</span>: {{ text }}'
+    runs_of: dict[str, list[str]] = {}
+    for name, text in [*((name, text) for name, e in runs for text in e.alarms), *blind]:
+        runs_of.setdefault(text, []).append(name)
+    notes: list[str | Html] = [render(alarm, names="; ".join(names), text=text) for text, names in runs_of.items()]
     notes += [
         f"{name} was evaluated by an earlier version: generated answers, calibration and cost are not "
         "known. Evaluate it again"
@@ -100,7 +102,7 @@ def _notes(runs: Named, blind: Iterable[tuple[str, str]]) -> list[str | Html]:
         if e.version < 2
     ]
     notes += [
-        f"the answers of {name} in own words were judged by rules of an earlier version: judge them by today's with "
+        f"{name}: generated answers were scored by the rules of an earlier version. Score them again with "
         "theworld evaluate --rescore"
         for name, e in runs
         if e.rules != RULES

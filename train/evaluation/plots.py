@@ -65,7 +65,7 @@ def _input_of(one: Evaluation, own: Evaluation) -> str:
 
 
 def price_figure(runs: Named, kind: str, price: str, label: str) -> Html:
-    """Accuracy of a question type against a cost; nothing for fewer than three runs, which a table shows as well.
+    """Accuracy of a question type against a cost; nothing for fewer than three runs, or if all cost the same.
 
     A line joins the runs that no other one is both better and cheaper than.
 
@@ -75,7 +75,7 @@ def price_figure(runs: Named, kind: str, price: str, label: str) -> Html:
     """
     costs = [(n, name, getattr(e, price), accuracy_of(e, kind)) for n, (name, e) in enumerate(runs)]
     points = [(n, name, float(x), y) for n, name, x, y in costs if x is not None and y is not None]
-    if len(points) < 3:
+    if len(points) < 3 or len({x for _, _, x, _ in points}) < 2:
         return Html("")
     best = pareto([(x, y.accuracy) for _, _, x, y in points])
     front = sorted((points[index][2], points[index][3].accuracy) for index in best)

@@ -135,7 +135,8 @@ def test_figures_are_drawings_with_a_description_and_no_style_of_their_own(page:
 
 
 def test_three_runs_have_figures_of_their_cost_and_a_section_without_content_is_left_out() -> None:
-    runs = [evaluation("a", 18), evaluation("b", 9, world_tokens=4), evaluation("c", 12, world_tokens=9)]
+    fast = {"world_tokens": 4, "rollout_seconds": 0.1}
+    runs = [evaluation("a", 18), evaluation("b", 9, **fast), evaluation("c", 12, world_tokens=9)]
     three, one = Page(run_page(runs)), Page(run_page(runs[:1]))
     for label in ("world tokens per question", "rollout seconds per image"):
         assert any(f"against {label}" in name for name in three.drawings)
