@@ -31,15 +31,12 @@ def require_local(place: str | os.PathLike[str]) -> Path:
     """
     text = os.fspath(place)
     if url := _URL.match(text):
-        shown = hide_passwords(f"{url[1]}://{text[url.end() :]}")
-        if url[1] in SCHEMES:
-            why = "and what is named here must be on a disk of this machine. Stores and images may be in buckets"
-        else:
-            why = (
-                f"and of URLs those of buckets are taken ({', '.join(f'{scheme}://' for scheme in SCHEMES)}), where "
-                "stores and images may be; a data set of the Hugging Face Hub is hf:ORG/NAME"
-            )
-        raise ConfigError(f"{shown} is a URL, {why}. Copy it to a local folder, and name that folder")
+        safe_url = hide_passwords(f"{url[1]}://{text[url.end() :]}")
+        raise ConfigError(
+            f"{safe_url} is a URL, and here goes a path of this machine: copy what is there to a folder, and name "
+            "that. Only stores, and the inputs of precompute, may be in a bucket (s3://, gs://, az://); a data set of "
+            "the Hugging Face Hub is hf:ORG/NAME"
+        )
     return Path(text)
 
 
