@@ -6,13 +6,11 @@ puts a token of its own beside the object, so it knows its own work again where 
 
 from __future__ import annotations
 
-import random
 import secrets
-import time
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import xxhash
@@ -20,10 +18,11 @@ import xxhash
 from ...errors import StoreError, TheWorldError
 from ...machine import running_seconds
 from ...messages import format_bytes
-from .bucket_clients import BucketClients, endpoint_of
+from .bucket_clients import BucketClients, endpoint_of, pause_before
 from .bucket_conditions import USE_ANOTHER, prove_conditions
 from .bucket_errors import refusal, status_of, summary
 from .bucket_urls import checked_prefix, parse_url
+from .local_copy import LocalStaging
 from .place import Entry, Place
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ class Bucket(Place):
 
     def staging(self) -> AbstractContextManager[Path]:
         """A folder of the local disk, removed at the end."""
-        return _Staging()
+        return LocalStaging()
 
     def replace(self, name: str, content: bytes | memoryview, *, durable: bool = True) -> None:  # noqa: ARG002
         """Write an object over an old one; an answered PUT is durable."""
@@ -177,20 +176,30 @@ class Bucket(Place):
             meta = self._call("look at", name, lambda obs, store, key: obs.head(store, key))
         except FileNotFoundError:
             return None
-        return self._entry(name, meta)
+        return self._entry(meta)
 
     def entries(self, folder: str, *, deep: bool = False) -> Iterator[Entry]:
         """The objects of a folder, in no order; nothing where there is none."""
-        start = len(self._prefix) + 1 if self._prefix else 0
+        if deep:
+            return iter(self.entries_within(folder, sys.maxsize) or ())
+        listed: list[Any] = self._call(
+            "list", folder, lambda obs, store, key: obs.list_with_delimiter(store, key or None)["objects"]
+        )
+        return map(self._entry, listed)
 
-        def listed(obs: Any, store: ObjectStore, key: str) -> Iterable[Any]:
-            prefix = key or None
-            if not deep:
-                return obs.list_with_delimiter(store, prefix)["objects"]
-            return [meta for batch in obs.list(store, prefix, chunk_size=1000) for meta in batch]
+    def entries_within(self, folder: str, most: int) -> list[Entry] | None:
+        """The objects of a folder and of those below it; None where there are more than `most`."""
 
-        for meta in self._call("list", folder, listed):
-            yield self._entry(meta["path"][start:], meta)
+        def listed(obs: Any, store: ObjectStore, key: str) -> list[Any] | None:
+            metas: list[Any] = []
+            for batch in obs.list(store, key or None, chunk_size=1000):
+                metas += batch
+                if len(metas) > most:
+                    return None
+            return metas
+
+        metas = self._call("list", folder, listed)
+        return None if metas is None else list(map(self._entry, metas))
 
     def folders(self) -> list[str]:
         """The names of the folders directly in this place, in order."""
@@ -272,7 +281,8 @@ class Bucket(Place):
     def _key(self, name: str) -> str:
         return "/".join(part for part in (self._prefix, name) if part)
 
-    def _entry(self, name: str, meta: Any) -> Entry:
+    def _entry(self, meta: Any) -> Entry:
+        name = meta["path"][len(self._prefix) + 1 if self._prefix else 0 :]
         e_tag = str(meta["e_tag"]).removeprefix("W/").strip('"')  # Azure's listings leave the quotes out
         tag = xxhash.xxh3_64_intdigest(f'"{e_tag}"'.encode())
         return Entry(name, meta["size"], tag, meta["last_modified"].timestamp())
@@ -283,7 +293,7 @@ class Bucket(Place):
         attributes = {self._clients.token_name: token}
         began, last = running_seconds(), None
         for turn in range(TRIES):
-            _pause(turn)
+            pause_before(turn)
             try:
                 self._clients.ask(
                     lambda obs, store: obs.put(
@@ -316,7 +326,7 @@ class Bucket(Place):
         for turn in range(TRIES):
             if before is None or (turn and self._identity(name) != before):  # gone, or another's by now
                 return
-            _pause(turn)
+            pause_before(turn)
             try:
                 self._clients.ask(lambda obs, store: obs.delete(store, self._key(name)), tries="one")
                 return
@@ -382,17 +392,3 @@ class Bucket(Place):
 
     def _location_of(self, name: str) -> str:
         return f"{self}/{name}" if name else str(self)
-
-
-def _pause(turn: int) -> None:
-    """Before each try but the first."""
-    if turn:
-        time.sleep(random.uniform(0, min(0.1 * 2**turn, 10.0)))
-
-
-class _Staging(TemporaryDirectory[str]):
-    def __init__(self) -> None:
-        super().__init__(prefix="theworld-")
-
-    def __enter__(self) -> Path:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return Path(super().__enter__())

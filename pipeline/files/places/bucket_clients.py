@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -112,6 +114,12 @@ class BucketClients:
             return S3Store(self._bucket, client_options=options, retry_config=retry, disable_bulk_delete=True)
         opened = {"gs": GCSStore, "az": AzureStore}[self._scheme]
         return opened(self._bucket, client_options=options, retry_config=retry)
+
+
+def pause_before(turn: int) -> None:
+    """Wait before another try, longer each time; not before the first, whose number is 0."""
+    if turn:
+        time.sleep(random.uniform(0, min(0.1 * 2**turn, 10.0)))
 
 
 def endpoint_of(scheme: str) -> str:

@@ -42,8 +42,7 @@ def prove_conditions(bucket: Place, *, endpoint: str, writer_of: Callable[[str],
             )
         if name not in {entry.name for entry in bucket.entries("tmp")}:
             raise StoreError(
-                f"{endpoint} does not list an object that was just written, so commits would be missed. "
-                f"{USE_ANOTHER}"
+                f"{endpoint} does not list an object that was just written, so commits would be missed. {USE_ANOTHER}"
             )
     finally:
         with suppress(TheWorldError):  # what was found counts

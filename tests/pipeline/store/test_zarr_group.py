@@ -13,7 +13,7 @@ import xarray
 import zarr
 
 from theworld.pipeline.latents.recipe import Recipe
-from theworld.pipeline.store import latent_store, zarr_group, zarr_metadata
+from theworld.pipeline.store import latent_store, store_keys, zarr_group, zarr_metadata
 from theworld.pipeline.store.folder import create_store, open_store, open_to_write
 from theworld.pipeline.store.keys.dropped import add_dropped
 from theworld.pipeline.store.latent_store import LatentStore
