@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +41,13 @@ class Stored(NamedTuple):
 
     @property
     def etag(self) -> str:
-        return f'"{hashlib.md5(self.content, usedforsecurity=False).hexdigest()}"'
+        return _etag(self.content)
+
+
+@lru_cache(256)
+def _etag(content: bytes) -> str:
+    """Once for each object: many ask for parts of one."""
+    return f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
 
 
 @dataclass
