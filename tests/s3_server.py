@@ -19,12 +19,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import formatdate
-from functools import lru_cache
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
@@ -32,22 +31,17 @@ BUCKET = "latents"
 KEY_ID, SECRET = "AKIDOFATEST", "a-secret-that-must-never-be-shown"
 
 
-class Stored(NamedTuple):
+@dataclass(frozen=True)
+class Stored:
     """An object: its bytes, its metadata (names in lower case, without their prefix), its time."""
 
     content: bytes
     metadata: dict[str, str]
     modified: float
 
-    @property
+    @cached_property
     def etag(self) -> str:
-        return _etag(self.content)
-
-
-@lru_cache(256)
-def _etag(content: bytes) -> str:
-    """Once for each object: many ask for parts of one."""
-    return f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
+        return f'"{hashlib.md5(self.content, usedforsecurity=False).hexdigest()}"'
 
 
 @dataclass
@@ -67,6 +61,8 @@ class Faults:
     drops_metadata: bool = False
     refusal: tuple[int, str] | None = None
     """Status and S3's code of each answer, such as (403, "AccessDenied")."""
+    is_read_only: bool = False
+    """PUT, COPY and DELETE are answered 403."""
     cut_after: int | None = None
     """Bytes of an object after which the connection ends."""
     ignores_ranges: bool = False
@@ -207,6 +203,8 @@ class _Answer(BaseHTTPRequestHandler):
             self.close_connection = True
         elif faults.refusal is not None:
             self._refuse(*faults.refusal)
+        elif faults.is_read_only and method in ("PUT", "COPY", "DELETE"):
+            self._refuse(403, "AccessDenied")
         elif bucket != BUCKET:
             self._refuse(404, "NoSuchBucket")
         elif unavailable:
@@ -245,7 +243,7 @@ class _Answer(BaseHTTPRequestHandler):
                 source = server.objects.get(unquote(self._own("copy-source")).lstrip("/").partition("/")[2])
                 if source is None:
                     return lambda: self._refuse(404, "NoSuchKey")
-                stored = source._replace(modified=modified)
+                stored = replace(source, modified=modified)
                 text = f"<CopyObjectResult><ETag>{escape(stored.etag)}</ETag></CopyObjectResult>"
             else:
                 kept = self._is_conditional() and not faults.ignores_conditions

@@ -79,8 +79,9 @@ def study(
     from ...train.study.arms import parse_study_table
     from ...train.study.examples import telling_scenes
     from ...train.study.findings import find, read_outcomes
+    from ...train.study.plan import Study
     from ...train.study.report import write_report
-    from ...train.study.run import Study, run_study
+    from ...train.study.run import run_study
     from ..progress import Progress, print_lines, print_result
     from .report_page import own_scenes
 

@@ -177,15 +177,15 @@ def audit(
                 for keys in _parts(group, size):
                     pixels = [inputs.load(key).pixels for key in keys]
                     fresh = live.roll_out_batch(pixels, keys, size=size).numpy()
-                    for key, latent, own in zip(keys, fresh, pixels, strict=True):
+                    for key, latent, input_pixels in zip(keys, fresh, pixels, strict=True):
                         source = next(iter(inputs.names(key)), key)
-                        found = _compare(store, key, source, latent, differs, allowed)
-                        if found.verdict == "different" and not differs and size > 1:
+                        comparison = _compare(store, key, source, latent, differs, allowed)
+                        if comparison.verdict == "different" and not differs and size > 1:
                             # a product may round otherwise at another place in a batch: one batch tries them all
-                            everywhere = live.roll_out_batch([own] * size, [key] * size, size=size).numpy()
+                            everywhere = live.roll_out_batch([input_pixels] * size, [key] * size, size=size).numpy()
                             places = (_compare(store, key, source, each, differs, allowed) for each in everywhere)
-                            found = next((each for each in places if each.verdict == "equal"), found)
-                        compared.append(found)
+                            comparison = next((each for each in places if each.verdict == "equal"), comparison)
+                        compared.append(comparison)
                     bar.advance(len(keys))
     ranks = {key: rank for rank, key in enumerate(usable)}
     compared.sort(key=lambda sample: ranks[sample.key])

@@ -24,7 +24,8 @@ from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..inputs.sandbox import shared_decoder
 from ..media.images import to_image
-from ..rollout.kinds import KINDS, Loaded
+from ..rollout.kind import Loaded
+from ..rollout.kinds import KINDS
 from ..worlds.memory import Memory
 from ..worlds.scene_look import MEANS_NOTHING, is_scene
 from ..worlds.source import WORLDLET, WorldSource, find_autoencoder, resolve_world
@@ -203,8 +204,8 @@ class LatentDecoder:
         except ImageError as error:
             if error.reason != FailureReason.FORMAT:
                 raise
-            told = f"{error}. This run was trained on {kind.takes}s: ask it about {kind.takes}s"
-            raise ImageError(FailureReason.FORMAT, told) from error
+            message = f"{error}. This run was trained on {kind.takes}s: ask it about {kind.takes}s"
+            raise ImageError(FailureReason.FORMAT, message) from error
         for note in loaded.notes:
             self._progress.warn(f"{file}: {note}")
         if file not in self._warned and not self.is_known(np.asarray(to_image(loaded.first))):
@@ -288,13 +289,13 @@ def require_rules(recipe: Recipe, source: WorldSource) -> None:
         ConfigError: its latents were made by another version of engine or pixels.
     """
     kind = KINDS[recipe.kind]
-    for what, stated, here in (
+    for what, stated, actual in (
         ("engine", recipe.engine, source.family.engine),
         (f"{kind.takes} rules", recipe.image_rules, kind.rules),
     ):
-        if stated != here:
+        if stated != actual:
             raise ConfigError(
-                f"these latents were made by version {stated} of the {what}, this theworld has version {here}: it "
+                f"these latents were made by version {stated} of the {what}, this theworld has version {actual}: it "
                 "makes others by design. Use the release that made them"
             )
 

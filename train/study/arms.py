@@ -105,7 +105,7 @@ class StudyTable(_Table):
     hypotheses: dict[str, HypothesisTable] = Field(default_factory=dict[str, HypothesisTable])
 
     @model_validator(mode="after")
-    def _known(self) -> StudyTable:
+    def _arms_exist(self) -> StudyTable:
         for name, table in self.arms.items():
             if not _NAME.fullmatch(name):
                 raise ValueError(f"arm {name!r}: a name has small letters, digits, _ and -, at most 64")
