@@ -61,6 +61,8 @@ class Faults:
     drops_metadata: bool = False
     refusal: tuple[int, str] | None = None
     """Status and S3's code of each answer, such as (403, "AccessDenied")."""
+    is_read_only: bool = False
+    """PUT, COPY and DELETE are answered 403."""
     cut_after: int | None = None
     """Bytes of an object after which the connection ends."""
     ignores_ranges: bool = False
@@ -205,6 +207,8 @@ class _Answer(BaseHTTPRequestHandler):
             self.close_connection = True
         elif faults.refusal is not None:
             self._refuse(*faults.refusal)
+        elif faults.is_read_only and method in ("PUT", "COPY", "DELETE"):
+            self._refuse(403, "AccessDenied")
         elif bucket != BUCKET:
             self._refuse(404, "NoSuchBucket")
         elif unavailable:
