@@ -148,12 +148,12 @@ _ASK = "theworld ask runs/1 photo.jpg 'where will the ball land?' --choices left
 app.command(rich_help_panel=_WORK, example=_ASK, page="docs/evaluation.md")(ask)
 app.command(rich_help_panel=_WORK, example="theworld ui runs/1", page="docs/evaluation.md")(ui)
 app.command(
-    rich_help_panel=_LOOK, example="theworld tokens --steps 0,8 --lm google/gemma-2-2b-it", page="docs/tokens.md"
+    rich_help_panel=_LOOK, example="theworld tokens --steps 0,8 --lm google/gemma-2-2b-it", page="docs/training.md"
 )(tokens)
 app.command(rich_help_panel=_LOOK, example="theworld worlds --json", page="docs/worlds.md")(worlds)
 _STUDY = "theworld study bench/latents --questions bench/questions.jsonl --arms text,steps0,rollout"
 app.command(rich_help_panel=_EXPERIMENT, example=_STUDY, page="docs/benchmark.md")(study)
-app.command(rich_help_panel=_EXPERIMENT, example="theworld policies runs/1 --rule static=0", page="docs/tokens.md")(
+app.command(rich_help_panel=_EXPERIMENT, example="theworld policies runs/1 --rule static=0", page="docs/training.md")(
     policies
 )
 app.command(

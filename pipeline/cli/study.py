@@ -85,7 +85,7 @@ def study(
     from ..progress import Progress, print_lines, print_result
     from .report_page import own_scenes
 
-    table = parse_study_table(stated, where=str(config))
+    table = parse_study_table(stated, where=str(config), typed=(settings.store, settings.futures))
     named = arms or ",".join(table.arms) or _ARMS
     plan = Study(
         arms=split_names(named, "--arms", example="text,rollout"),

@@ -54,10 +54,10 @@ class InputLookup:
         for source, keys in sorted(store.sources().items()):
             for key in keys:
                 self._sources.setdefault(key, []).append(source)
-        scenes = store.path.parent / "scenes" / "images"
         self._is_own = named_by_user and place is not None
-        if place is None and scenes.is_dir() and store.recipe.traits.is_image_rollout:
-            place = scenes
+        if place is None and store.place.is_local and store.recipe.traits.is_image_rollout:
+            scenes = store.path.parent / "scenes" / "images"
+            place = scenes if scenes.is_dir() else None
         self.place = place
         self._listed: Samples | None = None
         """What lies there, where a name is no path to the input."""
@@ -156,4 +156,4 @@ def key_named(store: LatentStore, name: str) -> str:
     count = len(set(matches))
     problem = f"stands for {count} latents; name one by its key" if count else "is no key, input or file of this store"
     examples = ", ".join(sorted(sources)[:3])
-    raise ConfigError(f"{store.path}: {name!r} {problem}. Its inputs are called {examples or 'by no name'}, …")
+    raise ConfigError(f"{store.place}: {name!r} {problem}. Its inputs are called {examples or 'by no name'}, …")

@@ -145,10 +145,10 @@ def audit(
     recipe, kind = store.recipe, KINDS[store.recipe.kind]
     progress = progress or Progress.silent()
     if not len(store):
-        raise ConfigError(f"{store.path} is empty: there is nothing to make again yet")
+        raise ConfigError(f"{store.place} is empty: there is nothing to make again yet")
     inputs = InputLookup(store, images)
     if inputs.place is None:
-        raise ConfigError(f"which {kind.takes}s was {store.path} made from? Name their folder: --images FOLDER")
+        raise ConfigError(f"which {kind.takes}s was {store.place} made from? Name their folder: --images FOLDER")
     live = LiveWorld.for_store(store, world=world, device=device)
     order = sorted(store.keys)  # the order of shards says nothing
     random.Random(seed).shuffle(order)
@@ -164,7 +164,7 @@ def audit(
             unusable.append((next(iter(inputs.names(key)), key), error.reason, str(error)))
     if not usable:
         raise ConfigError(
-            f"of the {len(unusable)} {kind.takes}s of {store.path}, none is in {inputs.place} as it was, so nothing "
+            f"of the {len(unusable)} {kind.takes}s of {store.place}, none is in {inputs.place} as it was, so nothing "
             f"can be made again ({unusable[0][2]}). Name the folder the store was made from with --images"
         )
     compared: list[Compared] = []

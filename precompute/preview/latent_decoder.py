@@ -99,7 +99,7 @@ class LatentDecoder:
             ConfigError: it is another one, or has another latent space, or the device is too small.
             WorldModelError: it cannot be found or loaded.
         """
-        require_pictures(store.recipe, f"no pictures of {store.path.name}")
+        require_pictures(store.recipe, f"no pictures of {store.place.name}")
         name = place_of(store.recipe, world)
         source = find_autoencoder(name)
         identity = source.identity or (resolve_world(name).identity if name == WORLDLET else "")
@@ -107,11 +107,11 @@ class LatentDecoder:
             require_weights(store.recipe, name, identity)
         elif (space := source.latent_spec()) != store.spec:
             raise ConfigError(
-                f"{store.path} was made in another latent space ({store.spec.channels} channels) than that of "
+                f"{store.place} was made in another latent space ({store.spec.channels} channels) than that of "
                 f"{source.folder} ({space.channels} channels, or other means and deviations): it would decode to "
                 "noise. Name the world model it was made with: --world PATH"
             )
-        source.require("decode", f"no pictures of {store.path.name}")
+        source.require("decode", f"no pictures of {store.place.name}")
         need = require_room_to_decode(source, store.recipe, device, steps=steps, progress=progress)
         where = str(resolve_device(device))
         peak = PeakMemory(where)

@@ -119,18 +119,18 @@ def require_draws_of(trained: Recipe, run: str, store: LatentStore, draws: int, 
     more = command("precompute", "IMAGES", "--kind", "samples", "--draws", str(draws))
     if not recipe.traits.has_draws:
         raise ConfigError(
-            f"{store.path} holds {recipe.kind}, one future of each image, and --draws {draws} needs {draws} of them. "
+            f"{store.place} holds {recipe.kind}, one future of each image, and --draws {draws} needs {draws} of them. "
             f"Make them with the settings of that store: {more}; and name the store that "
             "this makes with --store. Or roll them out on the spot: --live"
         )
     if recipe.draws < draws:
         raise ConfigError(
-            f"{store.path} holds {recipe.draws} draws of each image, and {draws} are asked for. Pass --draws "
+            f"{store.place} holds {recipe.draws} draws of each image, and {draws} are asked for. Pass --draws "
             f"{recipe.draws}, or make more: {more}"
         )
     if steps > steps_of_a_draw(recipe):
         raise StoreMismatchError(
-            f"{run} reads {steps} rollout steps, and a draw in {store.path} has {steps_of_a_draw(recipe)}. Name a "
+            f"{run} reads {steps} rollout steps, and a draw in {store.place} has {steps_of_a_draw(recipe)}. Name a "
             f"store whose draws have as many: {more} --steps {steps}"
         )
     if trained.kind == recipe.kind:
@@ -145,7 +145,7 @@ def require_draws_of(trained: Recipe, run: str, store: LatentStore, draws: int, 
     if steps_differ or fields:
         differ = ", ".join(f"{name} {ours!r} there, {theirs!r} here" for name, (ours, theirs) in fields.items())
         raise StoreMismatchError(
-            f"{run} was trained on latents of another recipe than the draws in {store.path}: "
+            f"{run} was trained on latents of another recipe than the draws in {store.place}: "
             f"{differ or 'steps of a draw'}. Make draws with the settings of its own store: {more}"
         )
 

@@ -98,7 +98,7 @@ def break_even_figure(results: Results) -> Html:
         baseline = score_of(results, arm="steps0", labels=count, type="temporal")
         if baseline is not None:
             ends = [Point(curve[n]["outcome"], baseline["value"]) for n in (0, -1)]
-            curves.append(Curve(f"{count:,} labels, frame 0 alone", ends, ink, dashed=True, dots=False))
+            curves.append(Curve(f"{count:,} labels, frame 0 alone (dashed)", ends, ink, dashed=True, dots=False))
         rollout = score_of(results, arm="rollout", labels=count, type="temporal")
         if rollout is not None and world is not None:
             curves.append(Curve(f"{count:,} labels, the world model", [_point(world, rollout)], ink + 4, line=False))

@@ -299,7 +299,7 @@ def _coarse_tokens(config: TrainConfig, store: LatentStore) -> str | None:
     _, _, height, width = store.sample_shape
     each = config.token_layout().grid(height, width)
     return (
-        f"note: hidden states of {store.path.name} have {height}x{width} cells a frame, each a token of the network; "
+        f"note: hidden states of {store.place.name} have {height}x{width} cells a frame, each a token of the network; "
         f"--patch {config.patch} makes {each[0] * each[1]} world tokens of a frame. --patch {PATCH // 2} makes four "
         f"times as many, as --patch {PATCH} does of a rollout, and was read better"
     )

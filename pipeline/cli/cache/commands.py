@@ -93,7 +93,7 @@ def list_(
         raise typer.Exit(1)
 
 
-@cache_app.command(example="theworld cache info latents", page="docs/cache.md")
+@cache_app.command(example="theworld cache info latents", page="docs/store.md")
 def info(
     store: Store = DEFAULT_CACHE,
     samples: Annotated[int, typer.Option(min=0, help="Check this many samples, evenly spread.")] = 256,
@@ -110,7 +110,7 @@ def info(
         print_lines(*summary.lines())
 
 
-cache_app.command(example="theworld cache preview latents --out look", page="docs/cache.md")(preview)
+cache_app.command(example="theworld cache preview latents --out look", page="docs/store.md")(preview)
 
 
 @cache_app.command(example="theworld cache failed latents", page="docs/store.md")
@@ -131,7 +131,7 @@ def failed(store: Store = DEFAULT_CACHE, as_json: Json = False) -> None:
     print_lines(f"{opened.place}: {len(rows)} inputs without a latent{f': {counts}' if rows else ''}", err=True)
 
 
-@cache_app.command(example="theworld cache verify latents --read", page="docs/cache.md")
+@cache_app.command(example="theworld cache verify latents --read", page="docs/store.md")
 def verify(
     store: Store = DEFAULT_CACHE,
     read: Annotated[bool, typer.Option("--read", help="Read every payload and compare its checksum.")] = False,
@@ -169,7 +169,7 @@ def verify(
     )
     audited = None
     if recompute is not None and not verified.damage:
-        audited = audit_store(Path(verified.store), recompute, quiet=quiet, **of_audit)
+        audited = audit_store(verified.store, recompute, quiet=quiet, **of_audit)
     if as_json:
         audit: dict[str, Any] = {} if recompute is None else {"audit": None if audited is None else audited.to_json()}
         print_json({**verified.to_json(), **audit})

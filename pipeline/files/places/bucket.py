@@ -139,21 +139,25 @@ class Bucket(Place):
     def read_into(self, name: str, offset: int, memory: memoryview) -> int:
         """Fill memory from an object; returns the bytes read, fewer only where it ends."""
         memory = memory.cast("B")
-        if not len(memory):
-            return 0
-        wanted = len(memory)
+        content = self.read_range(name, offset, len(memory))
+        memory[: len(content)] = content
+        return len(content)
 
-        def get(obs: Any, store: ObjectStore, key: str) -> int:
+    def read_range(self, name: str, offset: int, size: int) -> memoryview:
+        """Bytes of an object, in the memory that they came to; fewer only where it ends."""
+        if not size:
+            return memoryview(b"")
+
+        def get(obs: Any, store: ObjectStore, key: str) -> memoryview:
             try:
-                content = memoryview(obs.get_range(store, key, start=offset, length=wanted))
+                content = memoryview(obs.get_range(store, key, start=offset, length=size))
             except obs.exceptions.BaseError as error:
                 if status_of(error) == 416:  # it begins at or after the end
-                    return 0
+                    return memoryview(b"")
                 raise
-            if len(content) > wanted:
-                raise StoreError(f"{self}/{name}: {len(content):,} bytes came for a range of {wanted:,}")
-            memory[: len(content)] = content
-            return len(content)
+            if len(content) > size:
+                raise StoreError(f"{self}/{name}: {len(content):,} bytes came for a range of {size:,}")
+            return content
 
         return self._call("read", name, get)
 
@@ -255,8 +259,9 @@ class Bucket(Place):
         return "/".join(part for part in (self._prefix, name) if part)
 
     def _entry(self, name: str, meta: Any) -> Entry:
-        tag = meta["version"] or meta["e_tag"] if self.scheme == "gs" else meta["e_tag"]
-        return Entry(name, meta["size"], xxhash.xxh3_64_intdigest(str(tag).encode()), meta["last_modified"].timestamp())
+        e_tag = str(meta["e_tag"]).removeprefix("W/").strip('"')  # Azure's listings leave the quotes out
+        tag = xxhash.xxh3_64_intdigest(f'"{e_tag}"'.encode())
+        return Entry(name, meta["size"], tag, meta["last_modified"].timestamp())
 
     def _settle(self, name: str, content: Callable[[], bytes | Path], *, is_upload: bool) -> bool:
         """PUT under the condition that there is none, and look whose object is there if the answer is doubtful."""

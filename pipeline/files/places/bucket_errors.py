@@ -45,6 +45,13 @@ KEYS = {
     "this machine",
 }
 """Where credentials are taken from, by scheme."""
+ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+"""By scheme, the variables that name another server than the provider's; the first that is set counts."""
+ALLOW_HTTP = {"s3": "AWS_ALLOW_HTTP", "gs": "GOOGLE_ALLOW_HTTP", "az": "AZURE_ALLOW_HTTP"}
 
 
 class Refusal(NamedTuple):
@@ -95,12 +102,13 @@ def refusal(error: Exception, *, scheme: str, bucket: str, endpoint: str, is_kno
         return Refusal(f"the clock of this machine is wrong ({answer})", "Set it, by NTP for example")
     if code in _REGION or "Received redirect without LOCATION" in text:
         return Refusal(
-            f"the bucket is in another region ({answer or 'redirect'})", "Set AWS_REGION to the bucket's own region"
+            f"the bucket is in another region ({answer or 'redirect'})",
+            "Set AWS_REGION to the bucket's own region" if scheme == "s3" else "Check its name and the endpoint",
         )
     if code in _NO_BUCKET:
         return Refusal(
             f"there is no bucket {bucket} at {endpoint}",
-            "Make it, or correct its name, or the endpoint (AWS_ENDPOINT_URL_S3)",
+            f"Make it, or correct its name, or the endpoint ({ENDPOINTS[scheme][0]})",
         )
     if status == 401 or code in _BAD_KEYS:
         return Refusal(f"it refuses the credentials ({answer})", f"Check {KEYS[scheme]}")
@@ -119,7 +127,7 @@ def refusal(error: Exception, *, scheme: str, bucket: str, endpoint: str, is_kno
         return Refusal(f"it refuses the request ({answer})", "Check the URL, the region and the endpoint")
     if "BadScheme" in text:
         return Refusal(
-            f"{endpoint} is not encrypted", "Use https, or set AWS_ALLOW_HTTP=true if nobody else is on the way"
+            f"{endpoint} is not encrypted", f"Use https, or set {ALLOW_HTTP[scheme]}=true if nobody else is on the way"
         )
     return None
 

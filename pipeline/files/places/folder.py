@@ -48,6 +48,11 @@ class Folder(Place):
     def __fspath__(self) -> str:
         return str(self.path)
 
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path.name
+
     def below(self, name: str) -> Folder:
         """The folder of this name in it."""
         return Folder(self.path / name)

@@ -31,7 +31,7 @@ class Entry(NamedTuple):
     """From the place, with slashes."""
     bytes: int
     tag: int
-    """Another one where the content may be another: the inode, or 64 bits of xxh3 of an object's ETag or generation."""
+    """Another one where the content may be another: the inode, or 64 bits of xxh3 of an object's ETag."""
     modified: float
     """Seconds since 1970, by the clock of the place (`Place.now`)."""
 
@@ -45,6 +45,11 @@ class Place(ABC):
 
     is_local: bool
     """Whether the files can be mapped, locked and handed to other libraries by their paths."""
+
+    @property
+    def name(self) -> str:
+        """The last part of its path or URL."""
+        return str(self).rpartition("/")[2]
 
     @abstractmethod
     def below(self, name: str) -> Place:
@@ -98,6 +103,11 @@ class Place(ABC):
     @abstractmethod
     def read_into(self, name: str, offset: int, memory: memoryview) -> int:
         """Fill memory from a file; returns the bytes read, fewer only where the file ends."""
+
+    def read_range(self, name: str, offset: int, size: int) -> memoryview:
+        """Bytes of a file, fewer only where it ends."""
+        memory = memoryview(bytearray(size))
+        return memory[: self.read_into(name, offset, memory)]
 
     @abstractmethod
     def entry(self, name: str) -> Entry | None:
