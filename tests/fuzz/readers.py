@@ -685,7 +685,7 @@ def readers(seeds: Seeds) -> list[Reader]:
                 "train.runs.meta:read_meta",
                 "train.evaluation.results.saved:read_saved",
                 "train.evaluation.live_answer:read_gate",
-                "train.runs.hub:read_saved",
+                "train.runs.hub:_read",
             ),
             cases=lambda s: s.run("*.json"),
             use=_use_run,
@@ -811,7 +811,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="speeds.json",
-            covers=("pipeline.matmul_speed:read_saved",),
+            covers=("pipeline.matmul_speed:_read",),
             cases=lambda s: s.speeds,
             use=lambda folder: matmul_speed._read(folder / "speeds.json"),
         ),
