@@ -54,8 +54,8 @@ from theworld.precompute.worlds.source import find_autoencoder, find_dimensions,
 from theworld.precompute.worlds.text_embeddings import TextEmbeddings
 from theworld.precompute.worlds.text_rows import stack_prompts
 from theworld.train.config import TrainConfig
-from theworld.train.evaluation.evaluate import read_evaluation
 from theworld.train.evaluation.live_answer import read_gate
+from theworld.train.evaluation.results.saved import read_evaluation
 from theworld.train.language.lm import load_language_model, load_tokenizer_only
 from theworld.train.language.tokenizer_files import read_prompt_format
 from theworld.train.language.weights import find_weights
@@ -67,7 +67,7 @@ from theworld.train.runs import hub
 from theworld.train.runs.folder import load_run
 from theworld.train.runs.meta import read_meta
 from theworld.train.runs.partial import PartialRun, read_facts, resumed_config
-from theworld.train.study import run as study_run
+from theworld.train.study import folder as study_folder
 from theworld.train.study.findings import read_outcomes
 from theworld.train.training.checkpoint import read_checkpoint
 from theworld.train.training.trackers import _read_records
@@ -437,13 +437,13 @@ def readers(seeds: Seeds) -> list[Reader]:
 
     def claim(folder: Path) -> None:
         facts = json.loads((seeds.studied.out / "study.json").read_bytes())
-        study_run._claim(folder / "study", facts)
+        study_folder.claim(folder / "study", facts)
 
     def units(folder: Path) -> None:
         study = in_study(folder)
         for unit in study.units():
-            study_run._is_done(study, unit, ["test", "ood"])
-            study_run._read_unit(study, unit)
+            study_folder.is_done(study, unit, ["test", "ood"])
+            study_folder.read_unit(study, unit)
 
     def lookup(folder: Path) -> None:
         store = open_store(folder / "store", tolerate_damage=True)
@@ -458,7 +458,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         "pipeline.store.reading.shard_files:ShardFile.__init__",
     )
     plain = "pipeline.files.plain:open_file", "pipeline.files.plain:read_file.read"
-    table_files = ("pipeline.files.tables.process:_parquet", "pipeline.files.tables.arrow:_open_arrow")
+    table_files = ("pipeline.files.tables.batches:open_parquet", "pipeline.files.tables.arrow:_open_arrow")
     pretrained = tuple(
         f"pipeline.files.hub.pretrained:{name}"
         for name in ("_load", "_object", "_shapes", "require_plain", "tensor_shapes")
@@ -590,7 +590,7 @@ def readers(seeds: Seeds) -> list[Reader]:
             name="lists",
             covers=(
                 "pipeline.files.tables.text:_csv_records",
-                "pipeline.files.tables.text:open_text",
+                "pipeline.files.tables.text_streams:open_text",
                 "precompute.inputs.first_bytes:look_at",
                 "precompute.inputs.locations:File.read",
                 "pipeline.files.images.decode:read_input_file",
@@ -683,9 +683,9 @@ def readers(seeds: Seeds) -> list[Reader]:
             name="runs: texts",
             covers=(
                 "train.runs.meta:read_meta",
-                "train.evaluation.evaluate:_read",
+                "train.evaluation.results.saved:read_saved",
                 "train.evaluation.live_answer:read_gate",
-                "train.runs.hub:_read",
+                "train.runs.hub:read_saved",
             ),
             cases=lambda s: s.run("*.json"),
             use=_use_run,
@@ -694,7 +694,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         Reader(
             name="runs: weights",
             covers=(
-                *("train.language.lm:_read_lora_config", "train.language.lm:load_adapter"),
+                *("train.language.lora:_read_lora_config", "train.language.lora:load_adapter"),
                 *("train.runs.folder:_load_reader", *pretrained),
             ),
             cases=lambda s: s.run_with_model("theworld.json", "adapter_config.json", "*.safetensors"),
@@ -779,14 +779,14 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="studies: study.json",
-            covers=("train.study.run:_claimed",),
+            covers=("train.study.folder:read_facts",),
             cases=lambda s: s.study_files("study.json"),
             use=claim,
             writes=True,
         ),
         Reader(
             name="studies: units",
-            covers=("train.study.run:_read_unit",),
+            covers=("train.study.folder:read_unit",),
             cases=lambda s: s.study_files("units/*"),
             use=units,
         ),
@@ -811,7 +811,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="speeds.json",
-            covers=("pipeline.matmul_speed:_read",),
+            covers=("pipeline.matmul_speed:read_saved",),
             cases=lambda s: s.speeds,
             use=lambda folder: matmul_speed._read(folder / "speeds.json"),
         ),
@@ -823,7 +823,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="scenes",
-            covers=("pipeline.files.tables.text:open_text",),
+            covers=("pipeline.files.tables.text_streams:open_text",),
             cases=lambda s: s.scenes,
             use=lambda folder: each(
                 lambda: read_truth(folder / "scenes"),

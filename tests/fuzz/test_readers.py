@@ -67,7 +67,7 @@ OF_OTHERS = {
         "hands places to the readers of `lists`, `tars` and `tables of inputs`",
     ),
     "precompute.inputs.listing.containers:_add_tar": "hands a tar to the reader of `tars`",
-    "precompute.inputs.sandbox:_limit": "the kernel's",
+    "precompute.inputs.decoding_process:_limit": "the kernel's",
     "precompute.job.workers.ray_local:_sweep": "folders that theworld's own processes left behind",
     "precompute.preview.answer_cards:AnswerPictures._input": "decode_image, as of `images`",
     "precompute.preview.latent_decoder:LatentDecoder.load": "Autoencoder loading, as of `worlds: weights`",
