@@ -162,7 +162,7 @@ class TrainConfig(BaseModel):
     futures: Annotated[
         StorePath | None, _running("Store of encoded true futures, for the arm true.", text=True, place=True)
     ] = None
-    labels: Annotated[int | None, Field(ge=1), _running("Labelled scenes to train on, the first ones.", default="all")] = (
+    labels: Annotated[int | None, Field(ge=1), _running("Labelled scenes to train on.", default="all")] = (
         None
     )
     out: Annotated[
