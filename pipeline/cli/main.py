@@ -35,7 +35,7 @@ from .tokens import tokens
 from .train import train
 from .ui.command import ui
 
-_BEGIN, _WORK, _LOOK = "Begin", "Predict, train, evaluate", "Look at stores, costs, models"
+_BEGIN, _WORK, _LOOK = "Start here", "Predict, train, evaluate", "Inspect stores, costs, models"
 _EXPERIMENT, _SHARE = "Experiments", "Share a run"
 """Groups of commands in --help."""
 
