@@ -1,7 +1,8 @@
 """A controlled comparison: train every arm under one budget, at several label counts and seeds, and evaluate it.
 
 OUT/study.json               the plan; a folder belongs to one study, which may gain arms, labels and seeds
-OUT/units/<unit>.json        the answers of one training (arm, labels, seed); if it is there, a re-run skips the unit
+OUT/units/<unit>.json        the answers of one training (arm, labels, seed), and what they come from; a re-run that
+                             would make them from the same skips the unit, on whichever machine
 OUT/runs/<unit>/             the run folder of a unit, removed once its answers are written
 OUT/results.json, index.html, *.png     made from these files
 """
@@ -27,7 +28,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...pipeline.errors import ConfigError, Interrupted, RunError
 from ...pipeline.files.atomic import replace
-from ...pipeline.files.hashing import digest_of_lines
 from ...pipeline.files.limits import MAX_RESULT_BYTES
 from ...pipeline.files.lock import exclusive_lock
 from ...pipeline.files.plain import read_json, read_json_text
@@ -43,13 +43,14 @@ from ..evaluation.answer import Response
 from ..evaluation.draws import answer_draws, require_drawn_arm, require_draws_of
 from ..evaluation.session import AnswerSession, OpenedArm
 from ..language.lm import load_tokenizer_only
-from ..language.weights import find_weights
+from ..language.weights import Weights, find_weights
 from ..questions.readers import digest_of
 from ..questions.record import Question, first_scenes, read_questions, resolve_keys, select_split
 from ..questions.shown_choices import all_as_shown
 from ..runs.meta import METRICS, versions
 from ..training.train import train
 from .arms import ArmTable, StudyTable, shown_of
+from .provenance import LatentsRead, Provenance, budget_of, digest_of_keys
 
 SWAPS = {"rollout": ("frozen", "shuffled", "true", "noise", "reversed"), "true": ("rollout",)}
 """Arm trained -> arms shown in its ablations: does the answer depend on the future, and on whose?"""
@@ -164,6 +165,8 @@ class UnitAnswers(BaseModel):
     answer_seconds: float
     agreement: dict[str, tuple[float, ...]] = Field(default_factory=dict[str, tuple[float, ...]])
     """By split, of an arm with several draws: the share of draws that agree, one per question."""
+    provenance: Provenance | None = None
+    """What they come from; None in files of earlier versions."""
 
 
 def run_study(study: Study, *, jobs: int | None = None, progress: Progress | None = None) -> list[UnitAnswers]:
@@ -178,10 +181,14 @@ def run_study(study: Study, *, jobs: int | None = None, progress: Progress | Non
         Interrupted: by Ctrl-C; the same command resumes the study.
     """
     progress = progress or Progress.to_logger()
-    splits, facts = _check(study, progress)
+    splits, facts, provenances = _check(study, progress)
     with _alone(study.out):
+        claimed = _claimed(study.out)
+        _claim(study.out, {name: value for name, value in facts.items() if name != "own_arms"})
+        _set_aside_unknown(study, claimed, facts, progress)
         _claim(study.out, facts)
-        todo = [unit for unit in study.units() if not _is_done(study, unit, splits)]
+        work = [(unit, _provenance_of(study, unit, splits, provenances)) for unit in study.units()]
+        todo = [(unit, source) for unit, source in work if not _is_done(study, unit, splits, source, progress)]
         if len(todo) < len(study.units()):
             progress.say(f"{len(study.units()) - len(todo)} of {len(study.units())} units are there already")
         workers = min(jobs or _default_jobs(study), max(1, len(todo)))
@@ -198,8 +205,9 @@ def splits_of(questions: Sequence[Question]) -> list[str]:
     return [split for split in (TEST, SHIFTED) if any(question.split == split for question in questions)]
 
 
-def _check(study: Study, progress: Progress) -> tuple[list[str], dict[str, Any]]:
-    """Check in seconds what would otherwise fail after hours; returns the splits and the facts of the study."""
+def _check(study: Study, progress: Progress) -> tuple[list[str], dict[str, Any], dict[str, Provenance]]:
+    """Check in seconds what would otherwise fail after hours; returns the splits, the facts of the study, and what the
+    answers of each arm would come from."""
     settings = study.settings
     everything = read_questions(
         settings.questions, columns=settings.columns, max_bad=settings.max_bad, progress=progress
@@ -216,6 +224,7 @@ def _check(study: Study, progress: Progress) -> tuple[list[str], dict[str, Any]]
     for arm in study.arms:
         _check_draws(study, arm, stores[arm])
     keys: dict[str, str] = {}
+    keys_by_arm: dict[str, dict[str, str]] = {}
     for trained, split, arm in sorted(evaluated):
         pool = train_pool if split == "train" else select_split(everything, split, settings.questions)
         own = study.settings_of(trained)
@@ -231,6 +240,7 @@ def _check(study: Study, progress: Progress) -> tuple[list[str], dict[str, Any]]
             images=settings.images,
         )
         keys |= arm_keys
+        keys_by_arm.setdefault(trained, {}).update(arm_keys)
     tokens = {name: world_tokens_of(study, name, stores[name]) for name in study.arms}
     _require_equal_tokens(study, tokens)
     weights = find_weights(settings.lm)
@@ -240,28 +250,70 @@ def _check(study: Study, progress: Progress) -> tuple[list[str], dict[str, Any]]
         split_questions = all_as_shown(select_split(everything, split, settings.questions), settings.show_choices)
         check_answers(split_questions, speech)
         questions_that_fit(split_questions, speech, world_tokens=world_tokens, max_bad=0, progress=progress)
-    digest = digest_of_lines(f"{name} {key}\n" for name, key in sorted(keys.items()))
-    budget = settings.model_dump(
-        mode="json",
-        # what the study varies, paths, and what its questions need not: their splits are stated
-        exclude={"arm", "labels", "seed", "out", "store", "questions", "images", "futures", "lm", "device", "holdout"}
-        | {"local_cache", "local_cache_size"},
-    )
     begun = _claimed(study.out).get("lm")  # an earlier version may have named the same model otherwise
     facts = {
         "questions_sha256": digest_of(settings.questions),
-        "images_sha256": digest,
+        "images_sha256": digest_of_keys(keys),
         "recipe": store.recipe.id,
         "futures": None if settings.futures is None else open_store(settings.futures).recipe.id,
         "lm": begun if isinstance(begun, str) and weights.is_same(begun) else weights.identity,
         "steps": steps,
-        "budget": budget,
+        "budget": budget_of(settings),
         "versions": versions(),
     }
     own_arms = {name: _facts_of(study, name, stores[name]) for name in study.arms if name in study.table.arms}
     if own_arms:
         facts["own_arms"] = own_arms
-    return splits, facts
+    pools = [train_pool, *(select_split(everything, split, settings.questions) for split in splits)]
+    provenances = {
+        name: _arm_provenance(
+            study, name, stores[name], LatentsRead.of(stores[name], keys_by_arm[name]), pools, weights, facts
+        )
+        for name in study.arms
+    }
+    return splits, facts, provenances
+
+
+def _arm_provenance(
+    study: Study,
+    name: str,
+    store: LatentStore,
+    read: LatentsRead,
+    pools: Sequence[Sequence[Question]],
+    weights: Weights,
+    facts: Mapping[str, Any],
+) -> Provenance:
+    """What the answers of an arm come from.
+
+    Args:
+        read: of the arm's store.
+        pools: the questions of each split that is read.
+    """
+    table, settings = study.table.arms.get(name, ArmTable()), study.settings_of(name)
+    file, images = settings.questions, settings.images
+    futures = drawn = None
+    if settings.futures is not None:
+        futures = LatentsRead.found(open_store(settings.futures), pools, file, field="future", images=images)
+    if table.draws_store is not None:
+        drawn = LatentsRead.found(open_store(table.draws_store), pools[1:], file, field="image", images=images)
+    return Provenance(
+        shows=study.arm_of(name).name,
+        steps=store.recipe.rollout_steps if settings.steps is None else settings.steps,
+        questions_sha256=facts["questions_sha256"],
+        lm=weights.content,
+        store=read,
+        futures=futures,
+        draws=table.draws,
+        draws_store=drawn,
+        settings=budget_of(settings),
+    )
+
+
+def _provenance_of(study: Study, unit: Unit, splits: Sequence[str], by_arm: Mapping[str, Provenance]) -> Provenance:
+    """What the answers of a unit come from: of true futures only where they are shown."""
+    shown = {study.arm_of(unit.arm).kind, *(arm for _, arm in study.asked(unit, splits))}
+    source = by_arm[unit.arm]
+    return source if "true" in shown else source.model_copy(update={"futures": None})
 
 
 def world_tokens_of(study: Study, name: str, store: LatentStore) -> int:
@@ -327,15 +379,29 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
     differ = [name for name in facts if name != "versions" and claimed.get(name) != facts[name]]
     if claimed.get("futures") is None:  # they may come later: no answer so far depends on them
         differ = [name for name in differ if name != "futures"]
-    known, new = claimed.get("own_arms") or {}, facts.get("own_arms") or {}
-    merged = {**known, **new}
-    if all(known.get(name, arm) == arm for name, arm in new.items()):  # arms may be added
-        differ = [name for name in differ if name != "own_arms"]
+    merged = {**_own_arms(claimed), **_own_arms(facts)}
+    differ = [name for name in differ if name != "own_arms"]  # each unit says what it comes from
     if differ:
         differences = "; ".join(f"{name} {claimed.get(name)!r} there, {facts[name]!r} here" for name in differ)
         raise RunError(f"{out} holds the answers of another study: {differences}. Choose another --out, or remove it")
     claimed |= {"futures": claimed.get("futures") or facts["futures"], **({"own_arms": merged} if merged else {})}
     _write(file, json.dumps(claimed, indent=2) + "\n")
+
+
+def _own_arms(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return facts.get("own_arms") or {}
+
+
+def _set_aside_unknown(study: Study, claimed: Mapping[str, Any], facts: Mapping[str, Any], progress: Progress) -> None:
+    """Set aside answers of earlier versions, which do not say what they come from, where study.json does not either."""
+    known, new = _own_arms(claimed), _own_arms(facts)
+    for name in study.arms:
+        if claimed and known.get(name) == new.get(name):
+            continue
+        for file in sorted((study.out / "units").glob(f"{name}-labels*-seed*.json")):
+            if _read_answers(file).provenance is None:
+                aside = file.replace(file.with_suffix(".json.old"))
+                progress.warn(f"{aside} does not say what it comes from, and {name} may differ: it is trained again")
 
 
 def _claimed(out: Path) -> dict[str, Any]:
@@ -360,13 +426,13 @@ class _Done:
     warnings: list[str]
 
 
-def _work(study: Study, todo: Sequence[Unit], splits: list[str], workers: int) -> Iterator[_Done]:
+def _work(study: Study, todo: Sequence[tuple[Unit, Provenance]], splits: list[str], workers: int) -> Iterator[_Done]:
     if workers == 1:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in its own process: more threads would change the last bits
         try:
-            for unit in todo:
-                yield _run_unit(study, unit, splits)
+            for unit, source in todo:
+                yield _run_unit(study, unit, splits, source)
         except KeyboardInterrupt as stop:
             raise _interrupted(study) from stop
         finally:
@@ -375,7 +441,7 @@ def _work(study: Study, todo: Sequence[Unit], splits: list[str], workers: int) -
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         try:
-            waiting = [pool.submit(_run_unit, study, unit, splits) for unit in todo]
+            waiting = [pool.submit(_run_unit, study, unit, splits, source) for unit, source in todo]
             for future in as_completed(waiting):
                 yield future.result()
         except KeyboardInterrupt as stop:
@@ -402,10 +468,10 @@ def _start_worker() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _run_unit(study: Study, unit: Unit, splits: list[str]) -> _Done:
+def _run_unit(study: Study, unit: Unit, splits: list[str], source: Provenance) -> _Done:
     """Train, evaluate, write the answers, remove the run folder."""
     settings = study.settings_of(unit.arm)
-    folder = study.out / "runs" / unit.name
+    folder = study.out / "runs" / f"{unit.name}-{source.digest()[:12]}"
     warnings: list[str] = []
     if not folder.exists():  # else an earlier process trained it and ended before it had answered
         train(
@@ -452,6 +518,7 @@ def _run_unit(study: Study, unit: Unit, splits: list[str]) -> _Done:
         train=metrics,
         answer_seconds=round(time.perf_counter() - started, 3),
         agreement=agreement,
+        provenance=source,
     )
     _write(_file_of(study, unit), record.model_dump_json() + "\n")
     shutil.rmtree(folder)
@@ -474,11 +541,19 @@ def _respond(study: Study, unit: Unit, session: AnswerSession, opened: OpenedArm
     ).averaged
 
 
-def _is_done(study: Study, unit: Unit, splits: list[str]) -> bool:
-    if not _file_of(study, unit).exists():
+def _is_done(study: Study, unit: Unit, splits: list[str], source: Provenance, progress: Progress) -> bool:
+    """Whether the answers of a unit are there, and from what they would be made of now; says where they are not."""
+    file = _file_of(study, unit)
+    if not file.exists():
         return False
-    answers = _read_unit(study, unit).answers
-    return all(arm in answers.get(split, {}) for split, arm in study.asked(unit, splits))
+    kept = _read_unit(study, unit)
+    if not all(arm in kept.answers.get(split, {}) for split, arm in study.asked(unit, splits)):
+        return False
+    if kept.provenance is None:
+        return True  # of an earlier version: study.json speaks for it
+    if why := kept.provenance.difference(source):
+        progress.warn(f"{file} comes from something else, and is trained again: {why}")
+    return not why
 
 
 def _file_of(study: Study, unit: Unit) -> Path:
@@ -486,7 +561,10 @@ def _file_of(study: Study, unit: Unit) -> Path:
 
 
 def _read_unit(study: Study, unit: Unit) -> UnitAnswers:
-    file = _file_of(study, unit)
+    return _read_answers(_file_of(study, unit))
+
+
+def _read_answers(file: Path) -> UnitAnswers:
     try:
         return UnitAnswers.model_validate_json(read_json_text(file, MAX_RESULT_BYTES))
     except (OSError, ValueError) as error:
