@@ -177,7 +177,7 @@ def test_a_job_outlives_a_node_of_its_cluster(tmp_path: Path) -> None:
 JOIN = """
 import sys
 from theworld.pipeline.errors import ConfigError
-from theworld.precompute.job.ray_cluster import ray_cluster
+from theworld.precompute.job.workers.ray_cluster import ray_cluster
 try:
     with ray_cluster(sys.argv[1]):
         print("joined")

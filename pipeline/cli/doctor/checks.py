@@ -111,7 +111,7 @@ def to_json(rows: list[Row]) -> list[dict[str, str]]:
 
 def _python() -> Iterator[Row]:
     here = f"{platform.python_version()}, {platform.system()} {platform.machine()}"
-    yield Row("theworld", "ok", f"{version('theworld')}, in {Path(__file__).parents[2]}")
+    yield Row("theworld", "ok", f"{version('theworld')}, in {Path(__file__).parents[3]}")
     yield Row("Python", "ok", f"{here}, in {sys.prefix}")
 
 

@@ -177,7 +177,7 @@ class Worker:
         except ImageError as error:
             if error.reason in _ABSENT:  # an input that is there and broken is broken everywhere
                 raise
-        return {"host": socket.gethostname(), "package": str(Path(__file__).parents[1]), "device": self._device_name}
+        return {"host": socket.gethostname(), "package": str(Path(__file__).parents[2]), "device": self._device_name}
 
     def try_to_write(self) -> None:
         """Make an object in the store's bucket and remove it again; nothing where the store is in a folder.

@@ -30,7 +30,7 @@ from theworld.train.language.weights import find_weights
 from ....miniatures.lm import save_mini_lm
 from ....miniatures.world_model import add_text_encoder, save_mini_wan, save_mini_world
 
-SOURCE = Path(__file__).parents[3]
+SOURCE = Path(__file__).parents[4]
 
 
 @pytest.fixture(autouse=True)
