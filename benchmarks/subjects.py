@@ -11,7 +11,8 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from theworld.train import TheWorld, TokenLayout, WorldReader, embedding_rms, find_weights, load_language_model
 from theworld.train.data.batches import Example
-from theworld.train.language.lm import LanguageModel, add_lora, load_tokenizer_only
+from theworld.train.language.lm import LanguageModel, load_tokenizer_only
+from theworld.train.language.lora import add_lora
 from theworld.train.language.weights import Weights
 
 PROMPT, ANSWER, STEPS = 14, 2, 8

@@ -63,7 +63,7 @@ def _cpu_groups(process: Path) -> list[tuple[Path, Path]]:
         controllers, _, group = rest.partition(":")
         if controllers == "" or "cpu" in controllers.split(","):
             groups["cgroup" if controllers else "cgroup2"] = group
-    found: list[tuple[Path, Path]] = []
+    cgroups: list[tuple[Path, Path]] = []
     for line in mounts:
         before, separator, after = line.partition(" - ")
         fields, kind = before.split(" "), after.split(" ")
@@ -75,8 +75,8 @@ def _cpu_groups(process: Path) -> list[tuple[Path, Path]]:
         # a container sees its own group at the mount point, under a path that may be the host's
         inside = os.path.relpath(groups[kind[0]], root)
         is_below = not inside.startswith("..")
-        found.append((Path(mount), Path(mount, inside) if is_below else Path(mount)))
-    return found
+        cgroups.append((Path(mount), Path(mount, inside) if is_below else Path(mount)))
+    return cgroups
 
 
 def _quota_of(group: Path) -> float | None:

@@ -291,7 +291,7 @@ class TrainConfig(BaseModel):
         )
 
     def lora(self) -> dict[str, Any]:
-        """The arguments of `language.lm.add_lora`."""
+        """The arguments of `language.lora.add_lora`."""
         return {
             "rank": self.lora_rank,
             "alpha": self.lora_alpha,

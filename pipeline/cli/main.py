@@ -111,9 +111,9 @@ def memory_message(error: BaseException, command: Sequence[str]) -> str:
     Args:
         command: its first word, if there is one.
     """
-    said = (str(error).strip().splitlines() or ["main memory is full"])[0]
+    line = (str(error).strip().splitlines() or ["main memory is full"])[0]
     fit = next((_FIT[word] for word in command if word in _FIT), "use a device with more memory, or a smaller model")
-    return f"out of memory: {said[:300]}. To make it fit: {fit}. See also what else uses the memory (nvidia-smi, top)"
+    return f"out of memory: {line[:300]}. To make it fit: {fit}. See also what else uses the memory (nvidia-smi, top)"
 
 
 def _print_version(typed: bool) -> None:

@@ -11,8 +11,8 @@ from ..errors import TheWorldError
 if TYPE_CHECKING:
     from ...precompute.preview.answer_cards import AnswerPictures
     from ...precompute.worldlet.rollout_check import TrueFuture
-    from ...train.evaluation.evaluate import Evaluation
     from ...train.evaluation.examples import ReportExample
+    from ...train.evaluation.results.saved import Evaluation
     from ...train.pages.films import Film
     from ..progress import Progress
     from ..store.latent_store import LatentStore

@@ -116,12 +116,12 @@ def holder(file: Path) -> str | None:
         return _silent(path)
 
 
-def _sentence(path: Path, found: _Holder) -> str | None:
-    if found.is_gone():
+def _sentence(path: Path, holder: _Holder) -> str | None:
+    if holder.is_gone():
         return None
     return (
-        f"{path} says that process {found.pid} on {printable(found.host)} has held the lock since "
-        f"{printable(found.since)}. If you know that this process has ended, delete that file"
+        f"{path} says that process {holder.pid} on {printable(holder.host)} has held the lock since "
+        f"{printable(holder.since)}. If you know that this process has ended, delete that file"
     )
 
 

@@ -133,8 +133,12 @@ def facts_of_remote(url: str) -> FileFacts | None:
     with suppress(FileNotFoundError, ImageError, StoreError, ConfigError):
         root = root_of(url)
         if root.at.startswith("hf://"):
-            found = HubDataset.of(root.at).look_at(root.key)
-            return None if found is None else _facts(found[0], xxhash.xxh3_64_intdigest(found[1].encode()))
+            dataset_files = HubDataset.of(root.at).look_at(root.key)
+            return (
+                None
+                if dataset_files is None
+                else _facts(dataset_files[0], xxhash.xxh3_64_intdigest(dataset_files[1].encode()))
+            )
         entry = _bucket(root.at).entry(root.key)
         return None if entry is None else _facts(entry.bytes, entry.tag)
     return None

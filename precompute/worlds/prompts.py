@@ -70,9 +70,9 @@ def embed_sample_prompts(
     if isinstance(place, Folder):
         with place.writing(), made_folder(place.path, place.path / PROMPTS):
             pass
-    there = set(place.names(PROMPTS))  # one look at a folder, or one listing of a bucket
+    saved_names = set(place.names(PROMPTS))  # one look at a folder, or one listing of a bucket
     names = {prompt: _name_of(prompt) for prompt in prompts}
-    if missing := [prompt for prompt, name in names.items() if name not in there]:
+    if missing := [prompt for prompt, name in names.items() if name not in saved_names]:
         read = form.load(folder, recipe, device=device)
         for prompt in missing:
             try:

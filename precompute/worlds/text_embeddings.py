@@ -207,8 +207,8 @@ def _named(branch: str, text: Text) -> dict[str, Tensor]:
 def _by_branch(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
     texts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors:
-        branch, _, own = name.partition("/")
-        texts.setdefault(branch, {})[own or ROWS] = _require_embedding(tensor)
+        branch, _, tensor_name = name.partition("/")
+        texts.setdefault(branch, {})[tensor_name or ROWS] = _require_embedding(tensor)
     return texts
 
 

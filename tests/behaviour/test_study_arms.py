@@ -15,8 +15,9 @@ from theworld.pipeline.store.folder import create_store, open_store
 from theworld.train.config import TrainConfig
 from theworld.train.study.arms import StudyTable, parse_study_table, shown_of
 from theworld.train.study.findings import find
+from theworld.train.study.plan import Study
 from theworld.train.study.report import write_report
-from theworld.train.study.run import Study, run_study
+from theworld.train.study.run import run_study
 
 from ..command_line import theworld
 from ..miniatures.lm import RECIPE, SMALL_TRAINING, SPEC, blob_latents, save_mini_lm

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from ..pages import intervals
 from ..pages.html import Html, bullets, paragraph, render, together
-from .evaluate import Evaluation
 from .own_words import RULES
 from .plots import Named, accuracy_of
+from .results.saved import Evaluation
 
 WITH, WITHOUT = "with the future", "without it"
 _TILES = 6
@@ -53,18 +53,18 @@ def headline(runs: Named, pair: Pair | None, blind: Iterable[tuple[str, str]] = 
     """
     kind = "temporal" if all("temporal" in e.by_type for _, e in runs) else ""
     first = runs[0][1]
-    asked = (accuracy_of(first, kind) or first.overall).total
+    count = (accuracy_of(first, kind) or first.overall).total
     about = "about what happens next" if kind else "of all types"
     split = "" if first.split is None else f" of split {first.split}"
     sentences = [
         "A world model saw one image and predicted what happens next.",
         "A language model then answered questions: one adapter reads the predicted future, another the image alone.",
-        f"Asked {asked:,} questions{split} {about}, they gave this share of correct answers:",
+        f"Asked {count:,} questions{split} {about}, they gave this share of correct answers:",
     ]
     if pair is None:
         sentences = [
             "A run is a frozen language model with a trained adapter, which reads what a world model made of an image.",
-            f"Asked {asked:,} questions{split} {about}, {'they gave' if len(runs) > 1 else 'it gave'} this share of "
+            f"Asked {count:,} questions{split} {about}, {'they gave' if len(runs) > 1 else 'it gave'} this share of "
             "correct answers:",
         ]
     tiles = [

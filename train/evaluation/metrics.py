@@ -234,22 +234,22 @@ def group_by_type(predictions: Iterable[Prediction]) -> dict[str, list[Predictio
     return dict(sorted(groups.items()))
 
 
-def alarms(predictions: Sequence[Prediction], *, shown: str = "rollout") -> tuple[str, ...]:
+def alarms(predictions: Sequence[Prediction], *, arm: str = "rollout") -> tuple[str, ...]:
     """Warnings about the figures: answers that need no image, or are no better than without one; ranked and
     generated answers that differ.
 
     Args:
-        shown: the arm; `text` shows no world.
+        arm: what is shown; `text` shows no world.
     """
     by_type = group_by_type(predictions)
     blind = blind_warning({name: [(p.question, p.answer) for p in group] for name, group in by_type.items()})
     right = sum(p.correct for p in predictions)
-    if shown == "text" and not blind and len(predictions) >= BINS and right >= BLIND * len(predictions):
+    if arm == "text" and not blind and len(predictions) >= BINS and right >= BLIND * len(predictions):
         blind = (
             f"shown no image and no future, this run answers {right / len(predictions):.0%} right: the questions give "
             "their answers away, so accuracy on them shows nothing of what a reader sees"
         )
-    near = "" if blind or shown == "text" else _blind_alarm(predictions)
+    near = "" if blind or arm == "text" else _blind_alarm(predictions)
     return tuple(filter(None, (blind, near, _ranking_alarm(predictions))))
 
 

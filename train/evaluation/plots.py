@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from ..pages import intervals
 from ..pages.charts import Bar, Curve, Point, bars, plot
 from ..pages.html import Html
-from .evaluate import Evaluation
 from .metrics import Score
+from .results.saved import Evaluation
 
 TITLES = {
     "all": "all questions",
@@ -36,11 +36,11 @@ def ablation_figure(trained: Sequence[Evaluation], swaps: Sequence[Evaluation], 
     """Accuracy of each run with its own input and with others in place of it; nothing without ablations."""
     groups: list[tuple[str, list[Bar]]] = []
     for n, e in enumerate(trained):
-        shown = [e, *(swap for swap in swaps if swap.run == e.run)]
+        compared = [e, *(swap for swap in swaps if swap.run == e.run)]
         members = [
-            _bar(f"shown: {one.arm}, {one.steps} steps", score, n)
-            for one in shown
-            if (score := accuracy_of(one, kind)) is not None
+            _bar(f"shown: {evaluation.arm}, {evaluation.steps} steps", score, n)
+            for evaluation in compared
+            if (score := accuracy_of(evaluation, kind)) is not None
         ]
         if len(members) > 1:
             groups.append((e.run, members))
@@ -94,11 +94,11 @@ def calibration_figures(runs: Named) -> list[Html]:
     """Accuracy against confidence; where known, apart for rollouts that end correctly and wrongly."""
     drawn: list[Html] = []
     for group, title in TITLES.items():
-        known = [(n, name, e.calibration[group]) for n, (name, e) in enumerate(runs) if group in e.calibration]
-        if not known:
+        calibrations = [(n, name, e.calibration[group]) for n, (name, e) in enumerate(runs) if group in e.calibration]
+        if not calibrations:
             continue
         curves = [Curve("as confident as correct", [Point(0, 0), Point(1, 1)], ink=7, dashed=True, dots=False)]
-        for n, name, calibration in known:
+        for n, name, calibration in calibrations:
             weighted = [(b.confidence, b.accuracy, b.questions / calibration.questions) for b in calibration.bins]
             curves.append(Curve(name, [Point(x, y, weight=weight) for x, y, weight in weighted], ink=n))
         drawn.append(
@@ -119,11 +119,11 @@ def abstention_figure(runs: Named, kind: str) -> Html:
     Args:
         kind: a question type, or `all`.
     """
-    known = [(n, name, e, e.abstention[kind]) for n, (name, e) in enumerate(runs) if kind in e.abstention]
-    if not known:
+    evaluations = [(n, name, e, e.abstention[kind]) for n, (name, e) in enumerate(runs) if kind in e.abstention]
+    if not evaluations:
         return Html("")
     curves: list[Curve] = []
-    for n, name, e, abstention in known:
+    for n, name, e, abstention in evaluations:
         curves.append(Curve(name, [Point(p.coverage, p.accuracy) for p in abstention.points], n, dots=False))
         curves.append(Curve(f"{name}, one draw alone", [Point(1.0, e.single_draw[kind])], n, line=False))
     return plot(

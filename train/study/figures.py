@@ -9,8 +9,8 @@ from ..pages import intervals
 from ..pages.charts import Bar, Curve, Point, bars, differences, plot
 from ..pages.html import Html
 from .findings import score_of
+from .plan import SHIFTED
 from .plots import gains, name_of, verdict_of
-from .run import SHIFTED
 
 Results = Mapping[str, Any]
 
@@ -54,12 +54,12 @@ def arms_figures(results: Results) -> list[Html]:
 
 def _by_arm(results: Results, kind: str, title: str, **where: str) -> Html:
     primary = results["study"]["primary"]
-    found = [
+    drawn = [
         (arm, row)
         for arm in plain_arms(results)
         if (row := score_of(results, arm=arm, labels=primary, type=kind, **where)) is not None
     ]
-    members = [_bar(results, arm, row) for arm, row in found]
+    members = [_bar(results, arm, row) for arm, row in drawn]
     return bars(title, f"{title}, {primary:,} labelled scenes", [("", members)]) if members else Html("")
 
 

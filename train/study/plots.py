@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ..pages.intervals import error_bar
 from ..pages.plotting import png, tidy
 from .findings import score_of
-from .run import SHIFTED, TEST
+from .plan import SHIFTED, TEST
 
 Results = Mapping[str, Any]
 

@@ -13,9 +13,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from ...pipeline.files.hashing import digest_of_lines
-from ...pipeline.store.folder import LatentStore
+from ...pipeline.store.folder import LatentStore, open_store
 from ..config import TrainConfig
+from ..questions.readers import digest_of
 from ..questions.record import Question, resolve_keys
+from .arms import ArmTable
+from .plan import Study, Unit
 
 _DECIDED_ELSEWHERE = frozenset(
     # what the study varies, paths, and what its questions need not: their splits are stated
@@ -104,3 +107,45 @@ def budget_of(settings: TrainConfig) -> dict[str, Any]:
 def digest_of_keys(keys: Mapping[str, str]) -> str:
     """SHA-256 of question ids and keys, whatever their order."""
     return digest_of_lines(f"{name} {key}\n" for name, key in sorted(keys.items()))
+
+
+def provenance_of_arm(
+    study: Study,
+    name: str,
+    store: LatentStore,
+    keys: Mapping[str, str],
+    pools: Sequence[Sequence[Question]],
+    lm: str,
+) -> Provenance:
+    """What the answers of an arm come from.
+
+    Args:
+        store: the arm's own. keys: question id -> key of the latents read of it.
+        pools: the questions of each split that is read, those of the training first.
+        lm: as of `Provenance`.
+    """
+    table, settings = study.table.arms.get(name, ArmTable()), study.settings_of(name)
+    file, images = settings.questions, settings.images
+    futures = drawn = None
+    if settings.futures is not None:
+        futures = LatentsRead.found(open_store(settings.futures), pools, file, field="future", images=images)
+    if table.draws_store is not None:
+        drawn = LatentsRead.found(open_store(table.draws_store), pools[1:], file, field="image", images=images)
+    return Provenance(
+        shows=study.arm_of(name).name,
+        steps=store.recipe.rollout_steps if settings.steps is None else settings.steps,
+        questions_sha256=digest_of(file),
+        lm=lm,
+        store=LatentsRead.of(store, keys),
+        futures=futures,
+        draws=table.draws,
+        draws_store=drawn,
+        settings=budget_of(settings),
+    )
+
+
+def provenance_of_unit(study: Study, unit: Unit, splits: Sequence[str], by_arm: Mapping[str, Provenance]) -> Provenance:
+    """What the answers of a unit come from: of true futures only where they are shown."""
+    shown = {study.arm_of(unit.arm).kind, *(arm for _, arm in study.asked(unit, splits))}
+    source = by_arm[unit.arm]
+    return source if "true" in shown else source.model_copy(update={"futures": None})

@@ -169,7 +169,7 @@ def verify(
     )
     audited = None
     if recompute is not None and not verified.damage:
-        audited = audit_store(Path(verified.store), recompute, quiet=quiet, **of_audit)
+        audited = audit_store(verified.store, recompute, quiet=quiet, **of_audit)
     if as_json:
         audit: dict[str, Any] = {} if recompute is None else {"audit": None if audited is None else audited.to_json()}
         print_json({**verified.to_json(), **audit})

@@ -130,40 +130,44 @@ class Bucket(Place):
 
     def read_end(self, name: str, size: int) -> bytes:
         """The last bytes of an object, fewer if it is smaller."""
-        found = self.entry(name)
-        if found is None:
+        entry = self.entry(name)
+        if entry is None:
             raise FileNotFoundError(f"there is no {self}/{name}")
-        memory = bytearray(min(size, found.bytes))
-        return bytes(memory[: self.read_into(name, found.bytes - len(memory), memoryview(memory))])
+        memory = bytearray(min(size, entry.bytes))
+        return bytes(memory[: self.read_into(name, entry.bytes - len(memory), memoryview(memory))])
 
     def read_into(self, name: str, offset: int, memory: memoryview) -> int:
         """Fill memory from an object; returns the bytes read, fewer only where it ends."""
         memory = memory.cast("B")
-        if not len(memory):
-            return 0
-        wanted = len(memory)
+        content = self.read_range(name, offset, len(memory))
+        memory[: len(content)] = content
+        return len(content)
 
-        def get(obs: Any, store: ObjectStore, key: str) -> int:
+    def read_range(self, name: str, offset: int, size: int) -> memoryview:
+        """Bytes of an object, in the memory that they came to; fewer only where it ends."""
+        if not size:
+            return memoryview(b"")
+
+        def get(obs: Any, store: ObjectStore, key: str) -> memoryview:
             try:
-                content = memoryview(obs.get_range(store, key, start=offset, length=wanted))
+                content = memoryview(obs.get_range(store, key, start=offset, length=size))
             except obs.exceptions.BaseError as error:
                 if status_of(error) == 416:  # it begins at or after the end
-                    return 0
+                    return memoryview(b"")
                 raise
-            if len(content) > wanted:
-                raise StoreError(f"{self}/{name}: {len(content):,} bytes came for a range of {wanted:,}")
-            memory[: len(content)] = content
-            return len(content)
+            if len(content) > size:
+                raise StoreError(f"{self}/{name}: {len(content):,} bytes came for a range of {size:,}")
+            return content
 
         return self._call("read", name, get)
 
     def read_ranges(self, ranges: Sequence[tuple[str, int, memoryview]]) -> list[int]:
         """`read_into` for many (name, offset, memory), 64 at once; the bytes read of each, in order."""
 
-        def one(wanted: tuple[str, int, memoryview]) -> int:
+        def read_one(wanted: tuple[str, int, memoryview]) -> int:
             return self.read_into(*wanted)
 
-        return self._clients.ask_many(one, ranges)
+        return self._clients.ask_many(read_one, ranges)
 
     def entry(self, name: str) -> Entry | None:
         """What is known of one object; None where there is none."""
@@ -188,19 +192,19 @@ class Bucket(Place):
 
     def folders(self) -> list[str]:
         """The names of the folders directly in this place, in order."""
-        found: list[str] = self._call(
+        names: list[str] = self._call(
             "list", "", lambda obs, store, key: obs.list_with_delimiter(store, key or None)["common_prefixes"]
         )
-        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in names)
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove objects; those that are gone already do not matter."""
 
-        def one(name: str) -> None:
+        def remove_one(name: str) -> None:
             with suppress(FileNotFoundError):
                 self._call("remove", name, lambda obs, store, key: obs.delete(store, key))
 
-        self._clients.ask_many(one, list(names))
+        self._clients.ask_many(remove_one, list(names))
 
     def set_aside(self, name: str, to: str) -> None:
         """Copy within the bucket, then remove the old name."""
@@ -213,12 +217,12 @@ class Bucket(Place):
         name = f"tmp/clock-{secrets.token_hex(8)}"
         self.replace(name, b"")
         try:
-            found = self.entry(name)
+            entry = self.entry(name)
         finally:
             self.remove([name])
-        if found is None:
+        if entry is None:
             raise StoreError(f"{self} does not show an object that was just written. {_CONDITIONAL}")
-        return found.modified
+        return entry.modified
 
     def self_test(self, *folders: str) -> None:  # noqa: ARG002
         """Prove that no object is replaced that was to be kept: two objects are tried under one name.
@@ -255,8 +259,9 @@ class Bucket(Place):
         return "/".join(part for part in (self._prefix, name) if part)
 
     def _entry(self, name: str, meta: Any) -> Entry:
-        tag = meta["version"] or meta["e_tag"] if self.scheme == "gs" else meta["e_tag"]
-        return Entry(name, meta["size"], xxhash.xxh3_64_intdigest(str(tag).encode()), meta["last_modified"].timestamp())
+        e_tag = str(meta["e_tag"]).removeprefix("W/").strip('"')  # Azure's listings leave the quotes out
+        tag = xxhash.xxh3_64_intdigest(f'"{e_tag}"'.encode())
+        return Entry(name, meta["size"], tag, meta["last_modified"].timestamp())
 
     def _settle(self, name: str, content: Callable[[], bytes | Path], *, is_upload: bool) -> bool:
         """PUT under the condition that there is none, and look whose object is there if the answer is doubtful."""
@@ -317,19 +322,23 @@ class Bucket(Place):
 
     def _refuse(self, verb: str, name: str, error: Exception) -> None:
         """Raise what the user can do, if the bucket refuses for good."""
-        known = self._clients.has_answered
-        found = refusal(error, scheme=self.scheme, bucket=self.bucket, endpoint=self.endpoint, is_known=known)
-        if found is not None:
-            raise StoreError(f"cannot {verb} {self._shown(name)}: {found.what}. {found.advice}") from None
+        has_answered = self._clients.has_answered
+        error_of_bucket = refusal(
+            error, scheme=self.scheme, bucket=self.bucket, endpoint=self.endpoint, is_known=has_answered
+        )
+        if error_of_bucket is not None:
+            raise StoreError(
+                f"cannot {verb} {self._location_of(name)}: {error_of_bucket.what}. {error_of_bucket.advice}"
+            ) from None
 
     def _no_answer(self, verb: str, name: str, error: Exception) -> StoreError:
         return StoreError(
-            f"cannot {verb} {self._shown(name)}: {self.endpoint} does not answer as a bucket does ({summary(error)}). "
-            "Check the network, the endpoint and the region, then run the same command again; whatever was committed "
-            "so far stays"
+            f"cannot {verb} {self._location_of(name)}: {self.endpoint} does not answer as a bucket does "
+            f"({summary(error)}). Check the network, the endpoint and the region, then run the same command "
+            "again; whatever was committed so far stays"
         )
 
-    def _shown(self, name: str) -> str:
+    def _location_of(self, name: str) -> str:
         return f"{self}/{name}" if name else str(self)
 
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from ...credentials import hide_passwords
 from ...errors import ConfigError, StoreError
 from ...messages import install_extra
+from .bucket_errors import ALLOW_HTTP, ENDPOINTS
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -93,7 +94,7 @@ class BucketClients:
         client: dict[str, Any] = {
             "connect_timeout": timedelta(seconds=5),
             "timeout": timedelta(minutes=20),
-            "allow_http": self._scheme == "s3" and _allows_http(endpoint_of("s3")),
+            "allow_http": _allows_http(self._scheme),
         }
         if not upload:  # it would count while a payload is sent
             client["read_timeout"] = timedelta(seconds=10)
@@ -112,32 +113,33 @@ class BucketClients:
 
 def endpoint_of(scheme: str) -> str:
     """Where buckets of a scheme are, as the environment says, without users and queries."""
+    for name in ENDPOINTS[scheme]:
+        if text := os.environ.get(name):
+            return hide_passwords(text).partition("?")[0].rstrip("/")
     if scheme == "gs":
         return "storage.googleapis.com"
     if scheme == "az":
         return f"Azure account {os.environ.get('AZURE_STORAGE_ACCOUNT_NAME', '(none)')}"
-    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"):
-        if text := os.environ.get(name):
-            return hide_passwords(text).partition("?")[0].rstrip("/")
     return f"S3 in {os.environ.get('AWS_REGION') or os.environ.get('AWS_DEFAULT_REGION') or 'us-east-1'}"
 
 
-def _allows_http(endpoint: str) -> bool:
+def _allows_http(scheme: str) -> bool:
     """Whether the endpoint may be asked without encryption.
 
     Raises:
         StoreError: it would be, and is another machine.
     """
+    endpoint, variable = endpoint_of(scheme), ALLOW_HTTP[scheme]
     if not endpoint.lower().startswith("http://"):
         return False
     host = urlsplit(endpoint).hostname or ""
     with suppress(ValueError):
         if ip_address(host).is_loopback:
             return True
-    if host == "localhost" or os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true":
+    if host == "localhost" or os.environ.get(variable, "").lower() == "true":
         return True
     raise StoreError(
-        f"the endpoint {endpoint} is another machine, without encryption. Use https, or set AWS_ALLOW_HTTP=true if "
+        f"the endpoint {endpoint} is another machine, without encryption. Use https, or set {variable}=true if "
         "nobody else is on the way"
     )
 

@@ -36,19 +36,19 @@ def local_copy(place: Place, name: str) -> Path:
     """
     if isinstance(place, Folder):
         return place.path / name
-    found = place.entry(name)
-    if found is None:
+    entry = place.entry(name)
+    if entry is None:
         raise FileNotFoundError(f"there is no {place}/{name}")
     folder = machine_folder(place)
-    path = folder / f"{found.tag:016x}-{name}"
-    if path.is_file() and path.stat().st_size == found.bytes:
+    path = folder / f"{entry.tag:016x}-{name}"
+    if path.is_file() and path.stat().st_size == entry.bytes:
         return path
     make_folders(folder, durable=False)
     temp = TempFile(folder, beside=True)
     try:
-        memory = memoryview(bytearray(min(_BLOCK_BYTES, max(found.bytes, 1))))
-        for start in range(0, found.bytes, _BLOCK_BYTES):
-            part = memory[: min(_BLOCK_BYTES, found.bytes - start)]
+        memory = memoryview(bytearray(min(_BLOCK_BYTES, max(entry.bytes, 1))))
+        for start in range(0, entry.bytes, _BLOCK_BYTES):
+            part = memory[: min(_BLOCK_BYTES, entry.bytes - start)]
             if place.read_into(name, start, part) != len(part):
                 raise ValueError(f"{place}/{name} became shorter while it was read")
             temp.write(part)

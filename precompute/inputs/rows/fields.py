@@ -103,10 +103,10 @@ def _stated(value: object) -> Any:
 def _moment(name: str, column: str | None, value: object) -> float:
     seconds = seconds_of(value)
     if seconds is None or seconds < 0:
-        shown = value if isinstance(value, str | int | float) else getattr(value, "text", type(value).__name__)
+        text = value if isinstance(value, str | int | float) else getattr(value, "text", type(value).__name__)
         raise ImageError(
             FailureReason.ROW,
-            f"{name}: {column} must be one moment, in seconds or such as 0:12.5, got {str(shown)[:80]!r}. A row with "
+            f"{name}: {column} must be one moment, in seconds or such as 0:12.5, got {str(text)[:80]!r}. A row with "
             "several clips becomes a row for each",
         )
     return seconds

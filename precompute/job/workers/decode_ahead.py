@@ -17,7 +17,7 @@ from ....pipeline.files.remote import is_remote
 from ....pipeline.latents.recipe import Recipe
 from ....pipeline.store.ledger import Failure
 from ...inputs.listing.inputs import Sample
-from ...rollout.kinds import Loaded
+from ...rollout.kind import Loaded
 
 MOST_DECODERS = 8
 """Of a worker by default."""

@@ -141,7 +141,7 @@ class Cosmos3World(JointDiffusion):
         if guidance > 1.0 and negative is None:
             raise ConfigError("guidance steers away from a text, and the keys and values of none were given")
         batch, _, frames, height, width = noise.shape
-        seen = observed.shape[2]
+        observed_frames = observed.shape[2]
         branches = [list(prompts), *([[negative]] if guidance > 1.0 and negative is not None else [])]
         besides = [
             self.tower.beside(texts, (frames, height, width), batch=batch, fps=fps, device=self.device)
@@ -151,10 +151,10 @@ class Cosmos3World(JointDiffusion):
         if first_sigma is not None:
             noise = noise * first_sigma
             scheduler.timesteps[0] = first_sigma * scheduler.config.num_train_timesteps
-        latents = torch.cat([observed, noise[:, :, seen:]], dim=2)
+        latents = torch.cat([observed, noise[:, :, observed_frames:]], dim=2)
         still = torch.zeros_like(observed)  # the velocity of what is seen
         for t in scheduler.timesteps:
-            moves = [self.tower(latents, float(t), seen, beside).float() for beside in besides]
+            moves = [self.tower(latents, float(t), observed_frames, beside).float() for beside in besides]
             move = moves[0] if len(moves) == 1 else moves[1] + guidance * (moves[0] - moves[1])
             latents = scheduler.step(torch.cat([still, move], dim=2), t, latents, return_dict=False)[0]
         return latents

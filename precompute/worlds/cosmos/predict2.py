@@ -96,7 +96,7 @@ class CosmosWorld(JointDiffusion):
     @torch.inference_mode()
     def stock_rollout(
         self,
-        seen: Float[Tensor, "B 3 *frames height width"],
+        pixels: Float[Tensor, "B 3 *frames height width"],
         generators: Sequence[torch.Generator],
         *,
         rollout_steps: int,
@@ -112,7 +112,7 @@ class CosmosWorld(JointDiffusion):
         from in the pipeline's order: posterior noise of the full clip's shape, then the clip's noise.
         """
         frames = 1 + rollout_steps
-        video = seen if seen.ndim == 5 else seen.unsqueeze(2)
+        video = pixels if pixels.ndim == 5 else pixels.unsqueeze(2)
         posterior = self._posterior(video)
         shape = (posterior.mean.shape[1], frames, *posterior.mean.shape[3:])
         draws = [(torch.randn(shape, generator=g), torch.randn(shape, generator=g)) for g in generators]

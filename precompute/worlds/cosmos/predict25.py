@@ -108,7 +108,7 @@ class Cosmos25World(JointDiffusion):
     @torch.inference_mode()
     def stock_rollout(
         self,
-        seen: Float[Tensor, "B 3 *frames height width"],
+        pixels: Float[Tensor, "B 3 *frames height width"],
         generators: Sequence[torch.Generator],
         *,
         rollout_steps: int,
@@ -119,7 +119,7 @@ class Cosmos25World(JointDiffusion):
     ) -> Float[Tensor, "B C T H W"]:
         """What `Cosmos2_5_PredictBasePipeline(..., output_type="latent")` returns, for comparison with it: observed
         frames are what the solver makes of them, and each generator is drawn from once, as there."""
-        observed = self.encode_seen(seen)
+        observed = self.encode_seen(pixels)
         shape = (observed.shape[1], 1 + rollout_steps, *observed.shape[3:])
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
         return self.denoise(

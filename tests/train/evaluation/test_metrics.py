@@ -117,10 +117,10 @@ def test_answers_that_need_no_image_raise_an_alarm() -> None:
     [found] = alarms([*always, *varied])
     assert "100% of questions of type temporal" in found
     assert alarms(varied) == ()
-    [found] = alarms(varied, shown="text")
+    [found] = alarms(varied, arm="text")
     assert "shown no image and no future, this run answers 100% right" in found
     wrong = [told(n, "no", "yes").model_copy(update={"type": "open"}) for n in range(50, 60)]
-    assert alarms([*varied, *wrong], shown="text") == ()
+    assert alarms([*varied, *wrong], arm="text") == ()
 
 
 def test_answers_belong_together_by_pair_else_scene_else_image_else_stand_alone() -> None:
@@ -139,7 +139,7 @@ def test_accuracy_no_better_than_the_commonest_answer_to_each_wording_raises_an_
     [found] = alarms(near)
     assert "all questions 65% (interval from 55%) against 60%" in found
     assert "--shown text" in found
-    assert alarms(near, shown="text") == (), "the baseline itself"
+    assert alarms(near, arm="text") == (), "the baseline itself"
     far = [p.model_copy(update={"correct": n < 85}) for n, p in enumerate(asked)]
     assert alarms(far) == ()
     assert alarms(near[:9]) == (), "too few to say"

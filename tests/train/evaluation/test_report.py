@@ -15,11 +15,13 @@ from rich.console import Console
 from theworld.pipeline.cli.report_page import write_page
 from theworld.pipeline.errors import RunError
 from theworld.pipeline.progress import Progress
-from theworld.train.evaluation.evaluate import EVALUATION, Evaluation, _counted, compare_evaluations, read_evaluation
 from theworld.train.evaluation.examples import examples
 from theworld.train.evaluation.metrics import Prediction
 from theworld.train.evaluation.plots import pareto
 from theworld.train.evaluation.report import run_page, write_run_report
+from theworld.train.evaluation.results.compare import compare_evaluations
+from theworld.train.evaluation.results.counting import count_predictions
+from theworld.train.evaluation.results.saved import EVALUATION, Evaluation, read_evaluation
 from theworld.train.pages.films import Film
 
 EVIL = '<script>alert(1)</script>"&$x^$'
@@ -48,7 +50,7 @@ def evaluation(run: str, right: int, **changes: object) -> Evaluation:
     fields = {
         "run": run, "split": "test", "steps": 8, "trained_steps": 8, "lm": "sha256:0", "recipe_id": "0" * 64,
         "questions": EVIL, "questions_sha256": "0" * 64, "world_tokens": 36, "rollout_seconds": 0.2, "version": 2,
-        **_counted(predictions(right), {f"s{n}": n % 3 != 0 for n in range(20)}), **changes,
+        **count_predictions(predictions(right), {f"s{n}": n % 3 != 0 for n in range(20)}), **changes,
     }  # fmt: skip
     return Evaluation.model_validate(fields)
 
