@@ -133,7 +133,7 @@ def failed(store: Store = DEFAULT_CACHE, as_json: Json = False) -> None:
 def verify(
     store: Store = DEFAULT_CACHE,
     read: Annotated[bool, typer.Option("--read", help="Read every payload and compare its checksum.")] = False,
-    deep: Annotated[bool, typer.Option("--deep", help="Also encode each row again and compare.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also rebuild each row from its numbers and compare.")] = False,
     sample: Annotated[
         str | None, typer.Option(help="i/n: check every n-th shard, starting at the i-th; n such runs check all.")
     ] = None,
@@ -141,9 +141,9 @@ def verify(
         int | None, typer.Option(min=1, help="Audit: compute this many random samples again and compare them.")
     ] = None,
     images: Annotated[Path | None, options.images_of_store(_AUDIT)] = None,
-    seed: Annotated[int | None, _audit_option("Which samples. (default: by the time; printed)")] = None,
+    seed: Annotated[int | None, _audit_option("Seed of the random samples. (default: by the time; printed)")] = None,
     tolerance: Annotated[
-        float | None, _audit_option("Allowed beyond rounding; 0 wants the same bits. (default: as measured)")
+        float | None, _audit_option("Largest allowed difference; 0 requires the same bits. (default: as measured)")
     ] = None,
     world: Annotated[str | None, options.moved_world(_AUDIT)] = None,
     device: Annotated[str | None, options.device_option(_AUDIT)] = None,

@@ -1,4 +1,4 @@
-"""What a machine keeps of a place that is elsewhere: copies of files that are mapped, and what it knows by itself.
+"""Local copies of files in a bucket, for files that are mapped, and local notes about it.
 
 `$XDG_CACHE_HOME/theworld/<16 digits of the URL's hash>/` can be deleted at any time.
 """

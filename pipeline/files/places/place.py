@@ -1,4 +1,4 @@
-"""What a store is on: a folder of a file system, or a prefix of a bucket. Names are relative, with slashes.
+"""The interface of a place that holds a store: a folder, or a prefix of a bucket. Names are relative, with slashes.
 
 A store has the same names and the same bytes on both. What differs is how a name appears: a file is linked, an object
 is PUT under the condition that there is none.

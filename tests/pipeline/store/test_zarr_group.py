@@ -19,6 +19,7 @@ from theworld.pipeline.store.keys.dropped import add_dropped
 from theworld.pipeline.store.latent_store import LatentStore
 from theworld.pipeline.store.upkeep.repair import repair
 from theworld.pipeline.store.upkeep.verify import verify
+from theworld.pipeline.store.zarr_metadata import ZarrMetadata
 
 from ...golden.make import GOLDEN
 from ...miniatures.store import SPEC, TINY, create, expected, fill, key, write
@@ -223,3 +224,19 @@ def test_keeping_the_group_up_to_date_costs_little_beside_the_shards(tmp_path: P
     for _ in range(5):
         store.publish()
     assert (time.process_time() - began) / 5 < 0.1
+
+
+def test_zarr_python_is_asked_once_for_alike_stores_and_no_store_changes_the_documents_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = create(tmp_path)
+    asked: list[ZarrMetadata] = []
+    write = ZarrMetadata._write
+    monkeypatch.setattr(ZarrMetadata, "_write", lambda self: asked.append(self) or write(self))
+    first, alike = (ZarrMetadata(store.layout, store.recipe, store.spec) for _ in range(2))
+    first.made["latents/zarr.json"]["shape"][0] = 99
+    assert alike.made["latents/zarr.json"]["shape"][0] == 0
+    assert asked == []
+    other = ZarrMetadata(store.layout, store.recipe.model_copy(update={"seed": 7}), store.spec)
+    assert other.made["zarr.json"]["attributes"] != alike.made["zarr.json"]["attributes"]
+    assert asked == [other]
