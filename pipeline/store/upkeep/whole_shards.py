@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from ...errors import DamagedShardError
 from ...files.atomic import TempFile
-from ..commit import place_payload, publish_record
+from ...machine import running_seconds
+from ..commit import place_payload, publish_record, require_quick
 from ..keys.packed_keys import pack_keys
 from ..latent_store import LatentStore
 from ..records import ShardRecord, origins_of, read_record
@@ -106,9 +107,12 @@ def _copy(source: LatentStore, target: LatentStore, number: int, wanted: Iterato
     if record is None or payload is None:
         return None
     with target.place.writing():
+        began = running_seconds()
+        placed = _place(target, payload, wanted)
+        require_quick(target.payload_location(placed), running_seconds() - began)
         committed = record.model_copy(
             update={
-                "shard": _place(target, payload, wanted),
+                "shard": placed,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "facts": {"copied_from": [asdict(origin) for origin in origins_of(record)]},
             }
