@@ -20,7 +20,7 @@ import xxhash
 from ...errors import StoreError, TheWorldError
 from ...messages import format_bytes
 from .bucket_clients import BucketClients, endpoint_of
-from .bucket_errors import refusal, status_of, summary
+from .bucket_errors import is_unexplained, refusal, status_of, summary
 from .bucket_urls import checked_prefix, parse_url
 from .place import Entry, Place
 
@@ -171,8 +171,18 @@ class Bucket(Place):
 
     def entry(self, name: str) -> Entry | None:
         """What is known of one object; None where there is none."""
+
+        def head(obs: Any, store: ObjectStore, key: str) -> Any:
+            try:
+                return obs.head(store, key)
+            except obs.exceptions.BaseError as error:
+                if is_unexplained(error):
+                    with suppress(FileNotFoundError):
+                        obs.get_range(store, key, start=0, length=1)  # refused as well, and with the reason
+                raise
+
         try:
-            meta = self._call("look at", name, lambda obs, store, key: obs.head(store, key))
+            meta = self._call("look at", name, head)
         except FileNotFoundError:
             return None
         return self._entry(name, meta)
@@ -246,6 +256,7 @@ class Bucket(Place):
                     f"{self.endpoint} does not keep the metadata of objects, so a writer cannot know its own after a "
                     f"lost answer. {_CONDITIONAL}"
                 )
+            self.read_into(name, 4, memoryview(bytearray(5)))  # refused by name where ranges are not answered
             if name not in {entry.name for entry in self.entries("tmp")}:
                 raise StoreError(
                     f"{self.endpoint} does not list an object that was just written, so commits would be missed. "
@@ -324,7 +335,12 @@ class Bucket(Place):
         """Raise what the user can do, if the bucket refuses for good."""
         has_answered = self._clients.has_answered
         error_of_bucket = refusal(
-            error, scheme=self.scheme, bucket=self.bucket, endpoint=self.endpoint, is_known=has_answered
+            error,
+            scheme=self.scheme,
+            bucket=self.bucket,
+            endpoint=self.endpoint,
+            is_known=has_answered,
+            to_write=verb in ("write", "remove", "copy"),
         )
         if error_of_bucket is not None:
             raise StoreError(
