@@ -222,7 +222,7 @@ def test_who_is_refused_is_told_the_rights_that_are_needed_and_the_reason_that_a
     server.faults.refusal = (403, "AccessDenied")
     with pytest.raises(StoreError, match="rights to list, read, write and delete in latents"):
         Bucket(URL).replace("name", b"")
-    with pytest.raises(StoreError, match="403 AccessDenied.*rights to list and read in latents"):
+    with pytest.raises(StoreError, match=r"403 AccessDenied.*rights to list and read in latents"):
         Bucket(URL).entry("name")
     server.faults.refusal = (403, "RequestTimeTooSkewed")
     with pytest.raises(StoreError, match="clock of this machine"):
