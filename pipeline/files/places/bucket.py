@@ -20,7 +20,7 @@ from ...machine import running_seconds
 from ...messages import format_bytes
 from .bucket_clients import BucketClients, endpoint_of, pause_before
 from .bucket_conditions import USE_ANOTHER, prove_conditions
-from .bucket_errors import refusal, status_of, summary
+from .bucket_errors import is_unexplained, refusal, status_of, summary
 from .bucket_urls import checked_prefix, parse_url
 from .local_copy import LocalStaging
 from .place import Entry, Place
@@ -172,8 +172,18 @@ class Bucket(Place):
 
     def entry(self, name: str) -> Entry | None:
         """What is known of one object; None where there is none."""
+
+        def head(obs: Any, store: ObjectStore, key: str) -> Any:
+            try:
+                return obs.head(store, key)
+            except obs.exceptions.BaseError as error:
+                if is_unexplained(error):
+                    with suppress(FileNotFoundError):
+                        obs.get_range(store, key, start=0, length=1)  # refused as well, and with the reason
+                raise
+
         try:
-            meta = self._call("look at", name, lambda obs, store, key: obs.head(store, key))
+            meta = self._call("look at", name, head)
         except FileNotFoundError:
             return None
         return self._entry(meta)
@@ -376,7 +386,12 @@ class Bucket(Place):
         """Raise what the user can do, if the bucket refuses for good."""
         has_answered = self._clients.has_answered
         error_of_bucket = refusal(
-            error, scheme=self.scheme, bucket=self.bucket, endpoint=self.endpoint, is_known=has_answered
+            error,
+            scheme=self.scheme,
+            bucket=self.bucket,
+            endpoint=self.endpoint,
+            is_known=has_answered,
+            to_write=verb in ("write", "remove", "copy"),
         )
         if error_of_bucket is not None:
             raise StoreError(

@@ -40,6 +40,7 @@ def prove_conditions(bucket: Place, *, endpoint: str, writer_of: Callable[[str],
                 f"{endpoint} does not keep the metadata of objects, so a writer cannot know its own after a "
                 f"lost answer. {USE_ANOTHER}"
             )
+        bucket.read_into(name, 4, memoryview(bytearray(5)))  # refused by name where ranges are not answered
         if name not in {entry.name for entry in bucket.entries("tmp")}:
             raise StoreError(
                 f"{endpoint} does not list an object that was just written, so commits would be missed. {USE_ANOTHER}"
