@@ -89,7 +89,7 @@ class ChatFormat:
         return "".join(parts)
 
 
-def result(tokenizer: Any, source: str, image_marker: str | None) -> ChatFormat:
+def chat_format(tokenizer: Any, source: str, image_marker: str | None) -> ChatFormat:
     """How a tokenizer's chat template writes conversations.
 
     Args:
