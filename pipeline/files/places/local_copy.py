@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import xxhash
 
@@ -24,6 +25,16 @@ def machine_folder(place: Place) -> Path:
     if isinstance(place, Folder):
         return place.path
     return own_folder() / xxhash.xxh3_64_hexdigest(str(place).encode())
+
+
+class LocalStaging(TemporaryDirectory[str]):
+    """A folder of the local disk for unfinished files, removed at the end."""
+
+    def __init__(self) -> None:
+        super().__init__(prefix="theworld-")
+
+    def __enter__(self) -> Path:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return Path(super().__enter__())
 
 
 def local_copy(place: Place, name: str) -> Path:

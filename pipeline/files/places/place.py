@@ -150,9 +150,21 @@ class Place(ABC):
     def remove(self, names: Iterable[str]) -> None:
         """Remove files durably; those that are gone already do not matter."""
 
+    def remove_once(self, names: Iterable[str]) -> None:
+        """`remove`, of names that others may take at once: no request that is sent again hits what came after."""
+        self.remove(names)
+
+    def is_in_doubt(self, name: str) -> bool:  # noqa: ARG002
+        """Whether an unanswered request of this process may still remove what gets this name."""
+        return False
+
     @abstractmethod
     def set_aside(self, name: str, to: str) -> None:
-        """Rename a file to a name that is free; the old name goes last."""
+        """Rename a file to a name that is free; the old name goes last.
+
+        Raises:
+            FileExistsError: something else has that name.
+        """
 
     @abstractmethod
     def now(self) -> float:
