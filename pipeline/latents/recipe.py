@@ -53,7 +53,7 @@ written before they existed keeps its id."""
 
 
 class Recipe(BaseModel):
-    """What one latent is. Frozen; two equal recipes and equal keys give equal latents."""
+    """Everything that decides a latent, besides its key: equal recipes and equal keys give equal latents."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
