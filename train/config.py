@@ -36,7 +36,7 @@ _MODELS = [f"{name}{kind}" for name in LIMITS_BY_MODEL for kind in ("", "-it", "
 class TrainConfig(BaseModel):
     """The settings of one training. The defaults suit the worldlet: about a minute on two CPU cores."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     store: Annotated[
         StorePath,
@@ -327,7 +327,7 @@ class TrainConfig(BaseModel):
 class AnswerConfig(BaseModel):
     """How a run writes answers in its own words. The defaults take the likeliest token, each time."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     max_new_tokens: Annotated[
         int | None, Field(ge=1, le=2**16), setting("Most tokens of a generated answer.", default="16 or more")
