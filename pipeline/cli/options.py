@@ -25,11 +25,11 @@ from .settings import help_of
 
 _PLACES = frozenset({"world", "lm", "inputs"})
 """Options of text that may name a folder; all others of text are no places."""
-_STORES = frozenset({"store", "stores", "cache", "target", "a", "b"})
+_STORES = frozenset({"store", "stores", "cache", "target", "a", "b", "true", "draws"})
 """Options and arguments that may name a store in a bucket; a command that cannot use one there says so itself."""
 
 
-_TAKE_URLS = {("precompute", "images"), ("merge", "stores")}
+_TAKE_URLS = {("precompute", "images"), ("merge", "stores"), ("push", "run")}
 """Command and parameter: paths that may lie elsewhere (files/remote.py)."""
 
 

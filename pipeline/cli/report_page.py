@@ -1,4 +1,4 @@
-"""The page of evaluated runs, with what only both stages together know: decoded futures, true ones, outcomes."""
+"""The report page of evaluated runs, with pictures of stored and true futures and the outcomes of scenes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from ...precompute.preview.answer_cards import AnswerPictures
     from ...precompute.worldlet.rollout_check import TrueFuture
-    from ...train.evaluation.evaluate import Evaluation
     from ...train.evaluation.examples import ReportExample
+    from ...train.evaluation.results.saved import Evaluation
     from ...train.pages.films import Film
     from ..progress import Progress
     from ..store.latent_store import LatentStore

@@ -87,7 +87,7 @@ class LiveWorld(LatentDecoder):
         *,
         world: str | None = None,
         device: DeviceName = "auto",
-        text: Path | None = None,
+        text: TextEmbeddings | None = None,
         memory: float | None = None,
         progress: Progress | None = None,
     ) -> LiveWorld:
@@ -95,7 +95,7 @@ class LiveWorld(LatentDecoder):
 
         Args:
             world: where it lies; by default the Hub id in the recipe, or the embedded worldlet.
-            text: file of the recipe's prompt embeddings, where it has a prompt.
+            text: the recipe's prompt embeddings, where it has a prompt.
             memory: plan for a GPU of so many GiB; None is what is free on the device.
             progress: where warnings of inputs go; None is `Progress.to_logger()`.
         Raises:
@@ -115,8 +115,8 @@ class LiveWorld(LatentDecoder):
         require_rules(recipe, source)
         require_room_to_roll_out(source, recipe, device, memory=memory, progress=progress)
         where = str(resolve_device(device))
-        embeddings = TextEmbeddings.load(text) if text else embed_prompts(source.folder, recipe, source.family.text)
-        load = partial(source.family.load, source.folder, compute_dtype=recipe.compute_dtype, text=embeddings)
+        text = text or embed_prompts(source.folder, recipe, source.family.text)
+        load = partial(source.family.load, source.folder, compute_dtype=recipe.compute_dtype, text=text)
         loaded = load_or_offload(lambda device: load(device=device), where, progress or Progress.to_logger())
         live = cls(loaded, recipe, fps=float(source.card.fps), name=source.name, device=where, progress=progress)
         live.knows_scenes_alone = source.knows_scenes_alone
@@ -134,13 +134,12 @@ class LiveWorld(LatentDecoder):
     ) -> LiveWorld:
         """Load the world model a store was made with, and the prompt embeddings it keeps; raises as `for_recipe`."""
         del steps  # all are rolled out
-        text = store.path / PROMPT
-        live = cls.for_recipe(
-            store.recipe, world=world, device=device, text=text if text.is_file() else None, progress=progress
-        )
+        is_kept = PROMPT in store.place.names("")
+        text = TextEmbeddings.load_from(store.place, PROMPT) if is_kept else None
+        live = cls.for_recipe(store.recipe, world=world, device=device, text=text, progress=progress)
         if store.recipe.prompts == "sample":
-            prompts, negative = store.prompts(), TextEmbeddings.load(text).negative if text.is_file() else None
-            live._texts = lambda keys: load_prompt_embeddings(store.path, [prompts[key] for key in keys], negative)
+            prompts, negative = store.prompts(), text.negative if text else None
+            live._texts = lambda keys: load_prompt_embeddings(store.place, [prompts[key] for key in keys], negative)
         return live
 
     def roll_out(self, file: Path, *, draw: int | None = None) -> Float[Tensor, "1 C T H W"]:

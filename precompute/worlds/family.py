@@ -1,4 +1,4 @@
-"""The interface of a family of world models: what it says of itself, so that nothing else has to know it.
+"""The interface of a family of world models: all that other code asks about one.
 
 `WorldFamily` is what each has. The other protocols are optional, each with what it is for; without one, the default
 stands beside it.
@@ -346,8 +346,8 @@ def read_configs(folder: Path) -> Configs:
     configs: dict[str, dict[str, Any]] = {}
     if (index := folder / f"{INDEX}.json").is_file():
         configs[INDEX] = read_config(index)
-    elif (own := folder / CONFIG_FILES[0]).is_file():  # beside an index it says nothing
-        configs[ROOT] = read_config(own)
+    elif (config_file := folder / CONFIG_FILES[0]).is_file():  # beside an index it says nothing
+        configs[ROOT] = read_config(config_file)
     for part in sorted(path for path in folder.iterdir() if path.is_dir()):
         for name in CONFIG_FILES:
             if (part / name).is_file():

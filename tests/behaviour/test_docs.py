@@ -74,8 +74,10 @@ def test_the_commands_of_the_page_on_seeing_a_store_run(tmp_path: Path, monkeypa
     frames = {"kind": "frames", "denoise_steps": None, "compute_dtype": None}
     true = make_store(tmp_path / "videos", tmp_path / "t", world, **frames)
     names = {"STORE": make_store(images, tmp_path / "c", world).path, "IMAGES": images, "TRUE": true.path}
-    page = (DOCS / "cache.md").read_text()
-    commands = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    page = (DOCS / "store.md").read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    looks = ("theworld cache info", "theworld cache preview", "theworld cache verify")
+    commands = [line for block in blocks for line in block.splitlines() if line.startswith(looks)]
     assert len(commands) == 6
     for command in commands:
         words = [str(names.get(word, word)) for word in command.split()[1:]]
@@ -105,8 +107,9 @@ def test_the_reasons_an_input_may_fail_for_are_those_on_the_page_of_inputs() -> 
     assert {kind.phase for kind in KINDS.values()} <= set(FailureReason)
 
 
-def test_the_python_of_the_page_on_migration_runs() -> None:
-    [block] = re.findall(r"```python\n(.*?)```", (DOCS / "migration.md").read_text(), re.DOTALL)
+def test_the_python_that_replaces_rollouts_in_a_training_loop_runs() -> None:
+    page = (DOCS / "python.md").read_text().partition("## Replacing rollouts")[2]
+    [block] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names: dict[str, Any] = {}
     exec(block, names)
     assert names["logits"].shape[1] == names["ids"].shape[1] + 3 * 4  # three frames of 2 x 2 patches
@@ -240,7 +243,9 @@ def test_the_commands_of_the_training_page_run(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "small.toml").write_text('[train]\nlm = "lm"\npatch = 2\nbatch_size = 4\ndevice = "cpu"\n')
     page = (DOCS / "training.md").read_text()
     commands = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
-    ours = [command.partition("#")[0] for command in commands if command.startswith("theworld")]
+    parts = [page.split(f"## {title}\n")[1].split("\n## ")[0] for title in ("Start and resume", "The Hub")]
+    blocks = [block for part in parts for block in re.findall(r"```sh\n(.*?)```", part, re.DOTALL)]
+    ours = [line.partition("#")[0] for block in blocks for line in block.splitlines()]
     assert len(ours) == 3
     for command in ours:
         words = [str(questions) if word == "QUESTIONS.jsonl" else word for word in command.split()[1:]]

@@ -17,11 +17,13 @@ from theworld.precompute.live.batches import LiveBatches
 from theworld.precompute.live.world import LazyRollout, recipe_of_draw
 from theworld.train.config import TrainConfig
 from theworld.train.evaluation.abstention import abstain
-from theworld.train.evaluation.answer import Response
+from theworld.train.evaluation.answering.many import Response
 from theworld.train.evaluation.draws import DrawLatents, average, require_draws
-from theworld.train.evaluation.evaluate import Evaluation, evaluate, read_evaluation, rescored
+from theworld.train.evaluation.evaluate import evaluate
 from theworld.train.evaluation.metrics import Prediction
 from theworld.train.evaluation.report import run_page
+from theworld.train.evaluation.results.rescore import rescored
+from theworld.train.evaluation.results.saved import Evaluation, read_evaluation
 from theworld.train.runs.meta import read_meta
 from theworld.train.training.train import train
 

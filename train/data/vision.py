@@ -85,8 +85,8 @@ def open_vision_inputs(
     folders, files = image_folders(folder_of(questions_file), images), dict[str, Path]()
     for question in questions:
         if (key := keys[question.id]) not in files:
-            found = find_file(question.image, folders)
-            files[key] = folders[0] / question.image if found is None else found.path
+            file = find_file(question.image, folders)
+            files[key] = folders[0] / question.image if file is None else file.path
     if gone := [path for path in files.values() if not path.is_file()]:
         raise QuestionError(
             f"{lm.weights.source} looks at the images itself, and {len(gone)} of {len(files)} are no files beside "

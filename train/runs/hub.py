@@ -229,8 +229,8 @@ def _accuracy(run: Path) -> str:
             if score
         ]
         split = evaluation.get("split") or "all"
-        shown = markdown(f"{evaluation.get('steps')} rollout steps, shown: {evaluation.get('arm', 'rollout')}")
-        head = f"Split {markdown_code(str(split))}, {shown}"
+        subtitle = markdown(f"{evaluation.get('steps')} rollout steps, shown: {evaluation.get('arm', 'rollout')}")
+        head = f"Split {markdown_code(str(split))}, {subtitle}"
         head += f", {evaluation['left_out']:,} questions left out" if evaluation.get("left_out") else ""
         if evaluation.get("rules", 1) == 1:  # whatever today's are, these are told from them
             head += ", own words judged by the first rules (`theworld evaluate --rescore` judges again)"

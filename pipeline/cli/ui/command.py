@@ -138,5 +138,5 @@ class _Answers:
 def _plain(answer: Answer) -> dict[str, Any]:
     return {
         "text": answer.text,
-        "ranked": [{"choice": one.choice, "probability": one.probability} for one in answer.ranked],
+        "ranked": [{"choice": ranked.choice, "probability": ranked.probability} for ranked in answer.ranked],
     }

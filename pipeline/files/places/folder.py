@@ -48,6 +48,11 @@ class Folder(Place):
     def __fspath__(self) -> str:
         return str(self.path)
 
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path.name
+
     def below(self, name: str) -> Folder:
         """The folder of this name in it."""
         return Folder(self.path / name)
@@ -184,13 +189,13 @@ class Folder(Place):
         """Give a file another name, which nothing has, before the old one goes."""
         target = self.path / to
         with (
-            held_folder(self.path, (self.path / name).parent) as here,
-            atomic.made_folder(self.path, target.parent) as there,
+            held_folder(self.path, (self.path / name).parent) as source_folder,
+            atomic.made_folder(self.path, target.parent) as target_folder,
         ):
-            held = here / Path(name).name
-            if not atomic.place(held, there / target.name):
+            held = source_folder / Path(name).name
+            if not atomic.place(held, target_folder / target.name):
                 raise FileExistsError(f"{target} exists")
-            atomic.sync_folder(there)
+            atomic.sync_folder(target_folder)
             atomic.remove(held)
 
     def now(self) -> float:

@@ -29,16 +29,16 @@ from .shard_cache import ShardCache
 from .shard_fetch import CachedShards
 from .shard_files import OpenShardFiles, ShardFile
 
-ROWS_IN_FLIGHT = 64
+ROWS_IN_FLIGHT = 128
+"""At 30 ms a request, enough for 4,000 rows/s: 64 held a fast line at two thirds of its rate."""
+_BATCHES_AHEAD = 6
+"""Batches read ahead by requests: more than are in flight, so that none waits for the slowest of a batch."""
 _SHARDS_AHEAD = 4
 """Shards fetched ahead at once; their ranges share the threads of one fetch."""
 
 
 class BucketRowReader(RowReader):
     """As `RowReader`, of a store whose files have no paths."""
-
-    batches_ahead = 4
-    """More than from a disk: a request takes long, and costs little."""
 
     def __init__(
         self,
@@ -55,6 +55,8 @@ class BucketRowReader(RowReader):
         """
         super().__init__(place, layout, recipe_id, catalog)
         self.shards = shards
+        if shards is None:
+            self.batches_ahead = _BATCHES_AHEAD
         self._pools: dict[str, tuple[int, ThreadPoolExecutor]] = {}
         self._healed: set[int] = set()
         self._most_shards = 1
@@ -75,7 +77,10 @@ class BucketRowReader(RowReader):
                 single rows of those that are not there.
         """
         numbers, places = self._shards_and_places(rows, buffer)
-        samples = range(len(numbers))
+        samples, opened = range(len(numbers)), self._files.current()
+        if self.shards is not None and all(number in opened for number in numbers):  # hot: as from a disk
+            self._read_files(samples, numbers, places, buffer)
+            return buffer.latents[: len(rows)]
         if self.shards is None:
             apart = set(samples)
         elif whole_shards:
@@ -112,6 +117,7 @@ class BucketRowReader(RowReader):
         wanted = len(table) if window is None else min(window, len(table))
         cache.require_room(largest, wanted)
         self.shards = CachedShards(cache, self._store, url=str(self._store), recipe_id=self._recipe_id)
+        self.batches_ahead = RowReader.batches_ahead  # whole shards are fetched ahead, by `ReadingOrder`
         self._most_shards = max(wanted, min(2 * wanted, cache.limit_bytes // max(1, largest) - 1))
 
     def in_order(self, batches: Iterable[Iterable[int]]) -> ReadingOrder | None:

@@ -310,14 +310,15 @@ class Entries:
         """
         if not os.path.isdir(folder):  # noqa: PTH112 - a text
             raise ConfigError(f"--image-root {folder} is no folder (looked from {os.getcwd()})")  # noqa: PTH109
-        if not any(one.folder for one in self.containers):
+        if not any(container.folder for container in self.containers):
             raise ConfigError(
                 f"{self.place} is no list, so no path in it is relative to --image-root {folder}. Leave it out, or "
                 "name a list: .jsonl, .csv, .json, .txt or .parquet"
             )
         root = str(Path(folder))
         self.containers = [
-            replace(one, folder=root, follows_links=True) if one.folder else one for one in self.containers
+            replace(container, folder=root, follows_links=True) if container.folder else container
+            for container in self.containers
         ]
 
     def names_file(self, at: int) -> bool:
@@ -351,8 +352,12 @@ class Entries:
         first = _numbered(int(number), None if element is None else int(element))
         last = first if element is not None else first + _ELEMENTS - 1
         start = bisect_left(self._numbers, first, self._starts[place], end)
-        found = range(start, bisect_right(self._numbers, last, start, end))
-        return found if found and all(self._kinds[at] in (_ROW, _CELL, _NUMBERED) for at in found) else None
+        same_numbers = range(start, bisect_right(self._numbers, last, start, end))
+        return (
+            same_numbers
+            if same_numbers and all(self._kinds[at] in (_ROW, _CELL, _NUMBERED) for at in same_numbers)
+            else None
+        )
 
     def number_repeated(self) -> None:
         """Call each cell by its number, whose name another entry has too.

@@ -30,7 +30,8 @@ from ....pipeline.store.ledger import Failure
 from ...inputs.listing.inputs import Sample
 from ...inputs.sandbox import shared_decoder
 from ...rollout.batch import latents_of_batch, machine_facts
-from ...rollout.kinds import KINDS, Loaded, at_moments
+from ...rollout.kind import Loaded
+from ...rollout.kinds import KINDS, at_moments
 from ...worlds.builtin import WEIGHTS
 from ...worlds.network.compiling import compile_world
 from ...worlds.network.offloading import Offload, offload_world
@@ -177,7 +178,7 @@ class Worker:
         except ImageError as error:
             if error.reason in _ABSENT:  # an input that is there and broken is broken everywhere
                 raise
-        return {"host": socket.gethostname(), "package": str(Path(__file__).parents[1]), "device": self._device_name}
+        return {"host": socket.gethostname(), "package": str(Path(__file__).parents[2]), "device": self._device_name}
 
     def try_to_write(self) -> None:
         """Make an object in the store's bucket and remove it again; nothing where the store is in a folder.

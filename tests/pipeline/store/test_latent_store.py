@@ -307,7 +307,7 @@ for module, name in [
     delattr(module, name)
 from pathlib import Path
 from tests.miniatures.store import create, fill
-from theworld.pipeline.store import row_reader
+from theworld.pipeline.store.reading import row_reader
 from theworld.pipeline.store.upkeep import repair, transfer, verify
 from theworld.pipeline.store.folder import open_store
 row_reader._PATIENCE_S = -1.0

@@ -111,7 +111,7 @@ ip -statistics -json link show outside
 """
 SESSION = """
 import os, time
-from theworld.precompute.job.ray_local import ray_session
+from theworld.precompute.job.workers.ray_local import ray_session
 with ray_session(cpus=1) as session:
     large = session.ray.put(bytes(2**20))
     session.ray.get(session.ray.remote(lambda data: len(data)).remote(large))
