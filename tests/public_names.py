@@ -65,6 +65,8 @@ def lines() -> Iterator[str]:
         for name in sorted(module.__all__):
             value = getattr(module, name)
             if inspect.isclass(value):
+                if issubclass(value, pydantic.BaseModel):
+                    value.model_rebuild()  # some are completed at their first use; then they know their signature
                 base = f" < {value.__mro__[1].__name__}" if issubclass(value, Exception) else ""
                 yield f"{name}{base if base else signature(value)}"
                 yield from members(value)
