@@ -1,4 +1,4 @@
-"""The door for all text that leaves: results on stdout, and what a person sees while a job runs on stderr.
+"""All output of commands: results on stdout, progress and warnings on stderr.
 
 Names, questions and errors of libraries come from strangers, so nothing here is taken as markup, and what could command
 a terminal is shown as an escape (`printable`). No other module prints.

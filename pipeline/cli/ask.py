@@ -76,38 +76,18 @@ def ask(
     if preview is not None:
         rollout.require_pictures()
     facts: dict[str, Any] = {}
-    if draws is not None:
-        if adaptive is not None or kind is not None:
-            raise ConfigError("--draws rolls several futures out, --adaptive decides whether to roll out: choose one")
+    if draws is not None and (adaptive is not None or kind is not None):
+        raise ConfigError("--draws rolls several futures out, --adaptive decides whether to roll out: choose one")
+    how: dict[str, Any] = {"steps": steps, "image": image, "writing": writing, "progress": progress}
+    if draws is None:
+        live = answer_live(loaded, rollout.see, question, offered or None, adaptive=adaptive, type=kind, **how)
+    else:
         rollout.require_draws()
         started = time.perf_counter()
-        drawn = ask_draws(
-            loaded,
-            rollout.see_draw,
-            question,
-            offered or None,
-            draws=draws,
-            steps=steps,
-            image=image,
-            writing=writing,
-            progress=progress,
-        )
+        drawn = ask_draws(loaded, rollout.see_draw, question, offered or None, draws=draws, **how)
         live = LiveAnswer(drawn.answer, drawn.steps, None, drawn.latents)
         facts = {"draws": draws, "agreement": drawn.agreement, "own_answers": list(drawn.own_answers)}
         facts["seconds"] = round(time.perf_counter() - started, 3)
-    else:
-        live = answer_live(
-            loaded,
-            rollout.see,
-            question,
-            offered or None,
-            steps=steps,
-            adaptive=adaptive,
-            type=kind,
-            image=image,
-            writing=writing,
-            progress=progress,
-        )
     answer = live.answer
     if preview is not None:
         from ...precompute.preview.answer_cards import save_answer

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..store.folder import LatentStore
 
 _LIVE_BATCH = 8
-_PAGE = "A page for reviewers"
+_PAGE = "Report page"
 
 
 def _page_option(help: str) -> Any:

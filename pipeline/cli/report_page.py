@@ -1,4 +1,4 @@
-"""The page of evaluated runs, with what only both stages together know: decoded futures, true ones, outcomes."""
+"""The report page of evaluated runs, with pictures of stored and true futures and the outcomes of scenes."""
 
 from __future__ import annotations
 

@@ -78,8 +78,12 @@ class Catalog:
         self._tags |= {number: listed[number] for number in (*bad, *(shard.number for shard in shards))}
         return gone
 
-    def add(self, record: ShardRecord) -> None:
-        """Know a record that this process has just committed, without listing the others."""
+    def add(self, record: ShardRecord, seal: int) -> None:
+        """Know a record that this process has just committed, without listing the others.
+
+        Args:
+            seal: the first 64 bits of its seal.
+        """
         if not self.is_loaded or record.shard in self._tags:
             return
         try:
@@ -88,9 +92,30 @@ class Catalog:
             return
         if entry is None:  # moved away already
             return
-        if (seal := record_seal(self._store, record.shard)) is not None:
-            self.index = self.index.with_shards([shard_of(record, Stamp(entry.tag, seal))])
-            self._tags[record.shard] = entry.tag
+        self.index = self.index.with_shards([shard_of(record, Stamp(entry.tag, seal))])
+        self._tags[record.shard] = entry.tag
+
+    def learn(self, number: int, *, tolerate_damage: bool) -> bool:
+        """Know one record, without listing the others; whether there is one.
+
+        Raises:
+            DamagedShardError: as `refresh`.
+        """
+        if number in self._tags:
+            return True
+        try:
+            entry = self._store.entry(record_name(number))
+        except ValueError:
+            return False
+        if entry is None:
+            return False
+        shards, bad = self._read([number], {number: entry.tag}, tolerate_damage=tolerate_damage)
+        if not shards and not bad:  # moved away meanwhile
+            return False
+        self.index = self.index.with_shards(shards)
+        self.bad |= bad
+        self._tags[number] = entry.tag
+        return True
 
     def disregard(self, numbers: Collection[int], problem: str) -> None:
         """Count shards as unusable, whose record is sound."""

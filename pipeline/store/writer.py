@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 import xxhash
@@ -17,9 +18,13 @@ from ..files.places.place import Place
 from ..files.sealed import seal, unseal
 from ..latents.keys import is_key
 from ..latents.recipe import Recipe
+from ..machine import running_seconds
 from .commit import place_payload, publish_record
 from .formats.base import ShardLayout
 from .records import RECORD_LIMIT_BYTES, ShardRecord
+
+MOST_PLACING_S = 45 * 60.0
+"""From the start of a payload's writing to its record. gc takes away no payload that is younger than an hour."""
 
 
 class ShardTarget(Protocol):
@@ -30,22 +35,41 @@ class ShardTarget(Protocol):
     shard_size: int
     layout: ShardLayout
 
-    @property
-    def next_number(self) -> int:
-        """The shard number to try first."""
+    def has_been_committed(self, keys: Sequence[str], *, taken: int | None) -> bool:
+        """Whether others have meanwhile committed all of some keys, which were planned for a number that is taken."""
         ...
 
-    def holds_soundly(self, keys: Sequence[str]) -> bool:
-        """Whether committed shards, whose payloads are there, have all of some keys."""
+    def free_number(self, *, taken: int | None) -> int:
+        """The shard number to try first, where there is no plan or its number is taken."""
         ...
 
-    def refresh(self) -> None:
-        """Read the records that were written since."""
+    def committed(self, record: ShardRecord, seal: int) -> None:
+        """Know a record that was just published here, and the first 64 bits of its seal."""
         ...
 
-    def committed(self, record: ShardRecord) -> None:
-        """Know a record that was just published here."""
-        ...
+
+def place_shard(
+    place: Place, layout: ShardLayout, record: ShardRecord, payload: Path | bytes, *, first: int
+) -> tuple[ShardRecord, int]:
+    """Place a payload, then its record with the number it got.
+
+    Args:
+        payload, first: as of `place_payload`.
+    Returns:
+        The record, and the first 64 bits of its seal.
+    Raises:
+        StoreError: the place refuses, or took so long that gc may have taken the payload away.
+    """
+    began = running_seconds()
+    number = place_payload(place, payload, layout.payload_name, first=first, top=layout.payload_folder)
+    if running_seconds() - began > MOST_PLACING_S:
+        raise StoreError(
+            f"{place.location(layout.payload_name(number))} took {(running_seconds() - began) / 60:.0f} minutes to "
+            "write, so gc may take it away as a leftover, and it is not committed. Was this machine asleep? Else "
+            "make smaller shards (--shard-size), then run the same command again"
+        )
+    record = record.model_copy(update={"shard": number})
+    return record, publish_record(place, record)
 
 
 class ShardWriter:
@@ -124,21 +148,14 @@ class ShardWriter:
                 if first is None or self._is_taken(first):
                     # others write here too; a number that was planned and is free needs no look, which at 50,000
                     # shards costs more than all the rest
-                    store.refresh()
-                    if not again and store.holds_soundly(list(self._keys)):
+                    if store.has_been_committed(list(self._keys), taken=first) and not again:
                         return None
-                    first = store.next_number
-                record = self._record(facts)
-                layout = store.layout
-                number = place_payload(
-                    store.place, temp.path, layout.payload_name, first=first, top=layout.payload_folder
-                )
-                record = record.model_copy(update={"shard": number})
-                publish_record(store.place, record)
+                    first = store.free_number(taken=first)
+                record, seal = place_shard(store.place, store.layout, self._record(facts), temp.path, first=first)
         finally:
             with suppress(OSError):
                 temp.discard()
-        store.committed(record)
+        store.committed(record, seal)
         return record
 
     def _is_taken(self, number: int) -> bool:

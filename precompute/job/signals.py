@@ -1,4 +1,4 @@
-"""What ends a run in order: SIGTERM, Ctrl-C, a terminal that goes away, the signals that SLURM sends before a limit.
+"""Signals that stop a run in order: SIGTERM, Ctrl-C, a closed terminal, SLURM's warning before its time limit.
 
     first signal     outside of a batch: Interrupted, at once
                      inside (`held`): noted; the batch in hand ends, the shard is committed as far as it is, exit 75

@@ -1,4 +1,4 @@
-"""The interface of a family of world models: what it says of itself, so that nothing else has to know it.
+"""The interface of a family of world models: all that other code asks about one.
 
 `WorldFamily` is what each has. The other protocols are optional, each with what it is for; without one, the default
 stands beside it.

@@ -1,4 +1,4 @@
-"""How much memory a world model takes: an optional member of a family, so that each says its own. Loads no torch.
+"""How much memory a world model takes, by the estimate of its own family. Loads no torch.
 
 An estimate comes from configs and shapes alone, before any weights are there. Of a family that says nothing, nothing
 is known, and a plan says that.

@@ -1,4 +1,4 @@
-"""Prompts: read once, before workers start, so that no worker holds what reads them. How is the family's affair."""
+"""Embed all prompts once, before workers start, so that no worker holds a text encoder."""
 
 from __future__ import annotations
 

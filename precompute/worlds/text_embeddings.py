@@ -1,4 +1,4 @@
-"""What world models see of prompts: named tensors, in whatever form a family gives them, as stores keep them.
+"""Prompt embeddings as world models read them and stores keep them: named tensors.
 
 A family decides which tensors stand for a prompt: a row for each token, keys and values of each layer, a prefix. Here
 nothing of it is known but the names. Each tensor is of one prompt and begins with an axis of length one.

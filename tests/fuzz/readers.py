@@ -442,7 +442,9 @@ def readers(seeds: Seeds) -> list[Reader]:
     def units(folder: Path) -> None:
         study = in_study(folder)
         for unit in study.units():
-            study_folder.is_done(study, unit, ["test", "ood"])
+            source = study_folder.read_unit(seeds.studied, unit).provenance
+            assert source is not None
+            study_folder.is_done(study, unit, ["test", "ood"], source, Progress.silent())
             study_folder.read_unit(study, unit)
 
     def lookup(folder: Path) -> None:
@@ -685,7 +687,7 @@ def readers(seeds: Seeds) -> list[Reader]:
                 "train.runs.meta:read_meta",
                 "train.evaluation.results.saved:read_saved",
                 "train.evaluation.live_answer:read_gate",
-                "train.runs.hub:read_saved",
+                "train.runs.hub:_read",
             ),
             cases=lambda s: s.run("*.json"),
             use=_use_run,
@@ -786,7 +788,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="studies: units",
-            covers=("train.study.folder:read_unit",),
+            covers=("train.study.folder:read_answers",),
             cases=lambda s: s.study_files("units/*"),
             use=units,
         ),
@@ -811,7 +813,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="speeds.json",
-            covers=("pipeline.matmul_speed:read_saved",),
+            covers=("pipeline.matmul_speed:_read",),
             cases=lambda s: s.speeds,
             use=lambda folder: matmul_speed._read(folder / "speeds.json"),
         ),

@@ -1,4 +1,4 @@
-"""What a machine keeps of a place that is elsewhere: copies of files that are mapped, and what it knows by itself.
+"""Local copies of files in a bucket, for files that are mapped, and local notes about it.
 
 `$XDG_CACHE_HOME/theworld/<16 digits of the URL's hash>/` can be deleted at any time.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import xxhash
 
@@ -24,6 +25,16 @@ def machine_folder(place: Place) -> Path:
     if isinstance(place, Folder):
         return place.path
     return own_folder() / xxhash.xxh3_64_hexdigest(str(place).encode())
+
+
+class LocalStaging(TemporaryDirectory[str]):
+    """A folder of the local disk for unfinished files, removed at the end."""
+
+    def __init__(self) -> None:
+        super().__init__(prefix="theworld-")
+
+    def __enter__(self) -> Path:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return Path(super().__enter__())
 
 
 def local_copy(place: Place, name: str) -> Path:

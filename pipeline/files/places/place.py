@@ -1,4 +1,4 @@
-"""What a store is on: a folder of a file system, or a prefix of a bucket. Names are relative, with slashes.
+"""The interface of a place that holds a store: a folder, or a prefix of a bucket. Names are relative, with slashes.
 
 A store has the same names and the same bytes on both. What differs is how a name appears: a file is linked, an object
 is PUT under the condition that there is none.
@@ -150,9 +150,21 @@ class Place(ABC):
     def remove(self, names: Iterable[str]) -> None:
         """Remove files durably; those that are gone already do not matter."""
 
+    def remove_once(self, names: Iterable[str]) -> None:
+        """`remove`, of names that others may take at once: no request that is sent again hits what came after."""
+        self.remove(names)
+
+    def is_in_doubt(self, name: str) -> bool:  # noqa: ARG002
+        """Whether an unanswered request of this process may still remove what gets this name."""
+        return False
+
     @abstractmethod
     def set_aside(self, name: str, to: str) -> None:
-        """Give a file another name, which nothing has, before the old one goes."""
+        """Give a file another name, which nothing has, before the old one goes.
+
+        Raises:
+            FileExistsError: something else has that name.
+        """
 
     @abstractmethod
     def now(self) -> float:

@@ -1,4 +1,4 @@
-"""What a person and a program see of a job while it runs: by batches, from a thread, as the loop may wait for minutes.
+"""Report a job while it runs, to people and programs, from a thread: the job's loop may wait for minutes.
 
 On a terminal a bar; elsewhere a line every ten seconds, as long as batches end; and a heartbeat when none does.
 """

@@ -1,4 +1,4 @@
-"""What Cosmos 3 has to know of a clip beside its pixels. Loads no torch."""
+"""The facts of a clip that Cosmos 3 takes beside its pixels. Loads no torch."""
 
 from __future__ import annotations
 
