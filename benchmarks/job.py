@@ -44,7 +44,8 @@ from theworld.precompute.job.workers import pool as in_process
 from theworld.precompute.job.workers import ray_pool as pools
 from theworld.precompute.job.workers.decode_ahead import decode_ahead
 from theworld.precompute.job.workers.worker import Worker, WorkerSetup
-from theworld.precompute.rollout.kinds import KINDS, Loaded
+from theworld.precompute.rollout.kind import Loaded
+from theworld.precompute.rollout.kinds import KINDS
 from theworld.precompute.worlds.cosmos.predict2 import CosmosWorld
 from theworld.precompute.worlds.source import resolve_world
 

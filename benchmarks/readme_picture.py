@@ -18,8 +18,8 @@ from theworld.precompute.preview.answer_cards import AnswerPictures
 from theworld.precompute.preview.contact_sheet import gif
 from theworld.precompute.preview.drawing import INK, SOFT, draw_arrow, font
 from theworld.precompute.worldlet.rollout_check import CHECKED, rollout_outcomes, true_futures
-from theworld.train.evaluation.evaluate import read_evaluation
 from theworld.train.evaluation.examples import ReportExample, examples
+from theworld.train.evaluation.results.saved import read_evaluation
 
 WIDTH, SIDE, MARGIN, LETTERS = 760, 168, 16, 17
 HEIGHT = 54 + SIDE + 24

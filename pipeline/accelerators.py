@@ -1,4 +1,4 @@
-"""Well-known accelerators by name: what a plan needs of one that is not here. Loads no torch.
+"""Known accelerators by name, with the memory and speed that a plan needs. Loads no torch.
 
 Figures are of the vendors' data sheets: memory in GB (of 10^9 bytes, as they count), the peak of dense matrix products
 in bfloat16 with sums in float32 (data sheets often state twice that, for matrices of which half is zeros), and of
@@ -21,7 +21,7 @@ _AMD = "https://www.amd.com/en/products/accelerators/instinct"
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """One model of a GPU."""
+    """A GPU model: its name, memory and speed."""
 
     name: str
     memory_gb: float
@@ -73,9 +73,9 @@ def known_accelerator(name: str) -> Accelerator | None:
     """
     typed = _words(name) - _NO_HELP
     for accelerator in ACCELERATORS:
-        own = _words(accelerator.name)
-        models = {word for word in own if re.search(r"\d", word) and not word.endswith("gb")}
-        if models <= typed <= own | _words(accelerator.also):
+        own_words = _words(accelerator.name)
+        models = {word for word in own_words if re.search(r"\d", word) and not word.endswith("gb")}
+        if models <= typed <= own_words | _words(accelerator.also):
             return accelerator
     return None
 
@@ -86,10 +86,10 @@ def find_accelerator(name: str) -> Accelerator:
     Raises:
         ConfigError: it is none of those that are known.
     """
-    if (found := known_accelerator(name)) is None:
+    if (known_device := known_accelerator(name)) is None:
         names = ", ".join(accelerator.name for accelerator in ACCELERATORS)
         raise ConfigError(f"no device is known by the name {name[:80]!r}. Known, for a plan, are: {names}")
-    return found
+    return known_device
 
 
 def _words(text: str) -> set[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -16,8 +16,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from .errors import ConfigError
 from .files.hub.transfers import is_hub_id
+from .files.places.bucket_urls import parse_url
 from .files.places.local import require_local
-from .files.places.store_paths import is_bucket
+from .files.places.store_paths import is_bucket, store_path
 from .files.plain import read_file
 from .messages import list_problems
 
@@ -147,8 +148,16 @@ def _refuse_what_must_be_typed(file: Path, table: str, settings: Mapping[str, An
             )
 
 
-def place_outside(value: str) -> str | None:
-    """Why a file may not name this place; None where it may: it lies in the working folder."""
+def place_outside(value: str, *, typed: Collection[Path | str | None] = ()) -> str | None:
+    """Why a file may not name this place; None where it may: it lies in the working folder, or in a bucket in use.
+
+    Args:
+        typed: the places that the user typed; their buckets are in use.
+    """
+    if is_bucket(value):
+        buckets = {parse_url(store_path(place))[:2] for place in map(str, typed) if is_bucket(place)}
+        if parse_url(str(store_path(value)))[:2] in buckets:
+            return None
     return _why_outside(value, None)
 
 

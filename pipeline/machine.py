@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import re
+import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -63,7 +64,7 @@ def _cpu_groups(process: Path) -> list[tuple[Path, Path]]:
         controllers, _, group = rest.partition(":")
         if controllers == "" or "cpu" in controllers.split(","):
             groups["cgroup" if controllers else "cgroup2"] = group
-    found: list[tuple[Path, Path]] = []
+    cgroups: list[tuple[Path, Path]] = []
     for line in mounts:
         before, separator, after = line.partition(" - ")
         fields, kind = before.split(" "), after.split(" ")
@@ -75,8 +76,8 @@ def _cpu_groups(process: Path) -> list[tuple[Path, Path]]:
         # a container sees its own group at the mount point, under a path that may be the host's
         inside = os.path.relpath(groups[kind[0]], root)
         is_below = not inside.startswith("..")
-        found.append((Path(mount), Path(mount, inside) if is_below else Path(mount)))
-    return found
+        cgroups.append((Path(mount), Path(mount, inside) if is_below else Path(mount)))
+    return cgroups
 
 
 def _quota_of(group: Path) -> float | None:
@@ -87,6 +88,11 @@ def _quota_of(group: Path) -> float | None:
         quota = int((group / "cpu.cfs_quota_us").read_text())
         return None if quota <= 0 else quota / int((group / "cpu.cfs_period_us").read_text())
     return None
+
+
+def running_seconds() -> float:
+    """A clock that nobody sets, and that goes on while the machine sleeps, where the system has one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def own_folder() -> Path:

@@ -44,14 +44,14 @@ def matmul_speeds(device: str) -> dict[str, float]:
         Nothing where the device cannot be measured.
     """
     key = _key(device)
-    known = _read(own_folder() / FILE)
-    if key in known:
-        return known[key]
+    saved_speeds = _read(own_folder() / FILE)
+    if key in saved_speeds:
+        return saved_speeds[key]
     speeds = _in_a_process(device) if device.startswith("cuda") else measure(device)
     if speeds:
         with suppress(OSError):
             make_folders(own_folder())
-            content = json.dumps({**known, key: speeds}, indent=1, sort_keys=True)
+            content = json.dumps({**saved_speeds, key: speeds}, indent=1, sort_keys=True)
             replace(own_folder(), own_folder() / FILE, content.encode())
     return speeds
 

@@ -67,8 +67,8 @@ def format_rate(per_second: float, unit: str) -> str:
     """
     if per_second >= 1 or per_second <= 0:
         return f"{per_second:.1f} {unit}/s"
-    seconds, one = 1 / per_second, unit.removesuffix("s")
-    return f"{seconds:.1f} s/{one}" if seconds < 120 else f"{seconds / 60:,.1f} min/{one}"
+    seconds, singular = 1 / per_second, unit.removesuffix("s")
+    return f"{seconds:.1f} s/{singular}" if seconds < 120 else f"{seconds / 60:,.1f} min/{singular}"
 
 
 def printable(text: str) -> str:

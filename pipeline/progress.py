@@ -1,4 +1,4 @@
-"""The door for all text that leaves: results on stdout, and what a person sees while a job runs on stderr.
+"""All output of commands: results on stdout, progress and warnings on stderr.
 
 Names, questions and errors of libraries come from strangers, so nothing here is taken as markup, and what could command
 a terminal is shown as an escape (`printable`). No other module prints.
@@ -45,7 +45,7 @@ LOG_EVERY_S = 10.0
 
 
 class Bar(Protocol):
-    """Counts what is done."""
+    """A progress bar: counts what is done."""
 
     def advance(self, count: int, *, failed: int = 0, note: str = "") -> None:
         """Count `count` more; `failed` is the total of failures so far, `note` a figure to show.
@@ -94,14 +94,14 @@ class Progress:
             self._print(line)
 
     def warn(self, line: str) -> None:
-        """The same for what a person must not miss: it is shown with --quiet, too, and once if it is said again."""
+        """Print a warning, once if it is repeated; --quiet does not silence it."""
         if line not in self._warnings:
             self._warnings.add(line)
             self._print_warning(line)
 
     def _print(self, line: str) -> None:
         if self._console is not None:
-            self._console.print(_seen(line), markup=False)
+            self._console.print(_with_margin(line), markup=False)
 
     def _print_warning(self, line: str) -> None:
         self._print(line)
@@ -144,10 +144,10 @@ class _Logged(Progress):
         lines.finish()
 
     def _print(self, line: str) -> None:
-        self._logger.info("%s", _seen(line))
+        self._logger.info("%s", _with_margin(line))
 
     def _print_warning(self, line: str) -> None:
-        self._logger.warning("%s", _seen(line))
+        self._logger.warning("%s", _with_margin(line))
 
 
 class _Kept(Progress):
@@ -161,7 +161,7 @@ class _Kept(Progress):
 
 def print_error(text: str) -> None:
     """An error's message, in red where that is welcome, on stderr."""
-    _stderr().print(_seen(text), style="red", markup=False)
+    _stderr().print(_with_margin(text), style="red", markup=False)
 
 
 def print_lines(*lines: str, err: bool = False, paths: bool = False) -> None:
@@ -186,13 +186,13 @@ def print_json(value: object, *, indent: int | None = 2) -> None:
 def print_at_once(text: str) -> None:
     """A line on stderr from a signal handler: past every buffer, and to nobody where the terminal is gone."""
     with suppress(OSError):
-        os.write(2, f"\n{_seen(text)}\n".encode())
+        os.write(2, f"\n{_with_margin(text)}\n".encode())
 
 
 def print_result(table: Table) -> None:
     """A result on stdout; brackets and colons in a name are shown as they are, and a long cell is wrapped, not cut."""
-    shown = copy(table)
-    shown.columns = [
+    printed = copy(table)
+    printed.columns = [
         replace(
             column,
             header=_cell(column.header),
@@ -202,20 +202,20 @@ def print_result(table: Table) -> None:
         )
         for column in table.columns
     ]
-    shown.title = None if table.title is None else _cell(table.title)
-    shown.caption = None if table.caption is None else _cell(table.caption, lines=True)
-    Console(markup=False, emoji=False, highlight=False).print(shown)
+    printed.title = None if table.title is None else _cell(table.title)
+    printed.caption = None if table.caption is None else _cell(table.caption, lines=True)
+    Console(markup=False, emoji=False, highlight=False).print(printed)
 
 
 def _cell(content: object, *, lines: bool = False) -> str | Text:
     """What a table may hold: text, and text of ours with a style for all of it."""
     if not isinstance(content, str | Text):
         raise TypeError(f"a cell is text, not {type(content).__name__}")
-    safe = _seen(str(content)) if lines else printable(str(content))
+    safe = _with_margin(str(content)) if lines else printable(str(content))
     return Text(safe, style=content.style) if isinstance(content, Text) else safe
 
 
-def _seen(text: str) -> str:
+def _with_margin(text: str) -> str:
     """Its lines; those after the first are set in, so that none in a name passes for a line of ours."""
     first, *others = map(printable, text.split("\n"))
     margin = "    " * any(line and not line.startswith(" ") for line in others)

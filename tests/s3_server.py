@@ -5,7 +5,8 @@
         Bucket(f"s3://{BUCKET}/latents")
 
 One bucket, objects in memory. It answers PUT (If-None-Match, metadata, copies), GET and HEAD (ranges), LIST in pages
-and DELETE. Signatures are not checked.
+and DELETE. Signatures are not checked. It also speaks as Google Cloud Storage does to clients of S3 (`gs_variables`):
+the condition of a PUT is on the generation, and headers have other names.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import formatdate
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import NamedTuple
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
@@ -29,14 +31,15 @@ BUCKET = "latents"
 KEY_ID, SECRET = "AKIDOFATEST", "a-secret-that-must-never-be-shown"
 
 
-class Stored(NamedTuple):
-    """An object: its bytes, its metadata (names in lower case, without `x-amz-meta-`), its time."""
+@dataclass(frozen=True)
+class Stored:
+    """An object: its bytes, its metadata (names in lower case, without their prefix), its time."""
 
     content: bytes
     metadata: dict[str, str]
     modified: float
 
-    @property
+    @cached_property
     def etag(self) -> str:
         return f'"{hashlib.md5(self.content, usedforsecurity=False).hexdigest()}"'
 
@@ -58,6 +61,8 @@ class Faults:
     drops_metadata: bool = False
     refusal: tuple[int, str] | None = None
     """Status and S3's code of each answer, such as (403, "AccessDenied")."""
+    is_read_only: bool = False
+    """PUT, COPY and DELETE are answered 403."""
     cut_after: int | None = None
     """Bytes of an object after which the connection ends."""
     ignores_ranges: bool = False
@@ -68,6 +73,8 @@ class Faults:
     """Seconds that the server's clock is ahead."""
     dies_at: int | None = None
     """The number of the request, from 1, at which all connections end without an answer, and from which on."""
+    does_last: bool = False
+    """The request at which it dies is done, and only its answer is lost."""
     alter: Callable[[str, bytes], bytes] = field(default=lambda _name, content: content)
     """What a GET answers instead of an object's bytes."""
 
@@ -91,6 +98,18 @@ class S3Server(ThreadingHTTPServer):
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
+    def payload_bytes(self) -> int:
+        """Bytes of objects in the answers to all GETs in `asked`, as if none was lost or cut."""
+        return sum(map(self._answered_bytes, self.asked))
+
+    def _answered_bytes(self, line: str) -> int:
+        found = re.fullmatch(r"GET (.*?)(?: bytes=(\d*)-(\d*))?", line)
+        stored = None if found is None else self.objects.get(found[1])
+        if found is None or stored is None:
+            return 0
+        start, stop = _span(found[2] or "", found[3] or "", len(stored.content))
+        return max(0, stop - start)
+
     def variables(self) -> dict[str, str]:
         """What the environment of a client holds."""
         return {
@@ -100,11 +119,23 @@ class S3Server(ThreadingHTTPServer):
             "AWS_REGION": "us-east-1",
         }
 
+    def gs_variables(self) -> dict[str, str]:
+        """`variables`, of a client of `gs://`."""
+        return {"GOOGLE_BASE_URL": self.address, "GOOGLE_BEARER_TOKEN": SECRET}
+
     @contextmanager
     def environment(self) -> Iterator[None]:
         """This process's environment, for the block."""
         with environment(self.variables()):
             yield
+
+    def hold(self, folder: Path, prefix: str) -> str:
+        """Put the files of a folder below a prefix; the prefix's URL."""
+        for file in folder.rglob("*"):
+            if file.is_file():
+                name = f"{prefix}/{file.relative_to(folder).as_posix()}"
+                self.objects[name] = Stored(file.read_bytes(), {}, time.time())
+        return f"s3://{BUCKET}/{prefix}"
 
     def handle_error(self, *_: object) -> None: ...  # a client that was killed
 
@@ -112,7 +143,7 @@ class S3Server(ThreadingHTTPServer):
 @contextmanager
 def environment(variables: dict[str, str]) -> Iterator[None]:
     """This process's environment with these variables and no other of a bucket's, for the block."""
-    before = {name: text for name, text in os.environ.items() if name.startswith("AWS_")}
+    before = {name: text for name, text in os.environ.items() if name.startswith(("AWS_", "GOOGLE_", "AZURE_"))}
     for name in before:
         del os.environ[name]
     os.environ.update(variables)
@@ -135,6 +166,12 @@ def s3_server(*, seed: int = 0, page: int = 1000) -> Iterator[S3Server]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def _span(first: str, last: str, size: int) -> tuple[int, int]:
+    """What `bytes=FIRST-LAST` means of an object of this size; both empty is all of it."""
+    start = int(first) if first else max(size - int(last), 0) if last else 0
+    return start, min(int(last) + 1, size) if first and last else size
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -168,7 +205,7 @@ class _Answer(BaseHTTPRequestHandler):
         _, bucket, name = (unquote(url.path) + "/").split("/", 2)
         name = name.removesuffix("/")
         query = {key: values[0] for key, values in parse_qs(url.query, keep_blank_values=True).items()}
-        method = "COPY" if "x-amz-copy-source" in self.headers else self.command
+        method = "COPY" if self._own("copy-source") else self.command
         with server.lock:
             if method == "GET" and "list-type" in query:
                 line = f"LIST {query.get('prefix', '')}"
@@ -180,17 +217,21 @@ class _Answer(BaseHTTPRequestHandler):
                 for share in (faults.lost, faults.unavailable, faults.conflicts, faults.resets)
             )
             dead = faults.dies_at is not None and len(server.asked) >= faults.dies_at
+            if dead and faults.does_last and len(server.asked) == faults.dies_at:
+                dead, lost = False, True
         if faults.latency_s:
             time.sleep(faults.latency_s)
         if dead or reset:
             self.close_connection = True
         elif faults.refusal is not None:
             self._refuse(*faults.refusal)
+        elif faults.is_read_only and method in ("PUT", "COPY", "DELETE"):
+            self._refuse(403, "AccessDenied")
         elif bucket != BUCKET:
             self._refuse(404, "NoSuchBucket")
         elif unavailable:
             self._refuse(503, "SlowDown")
-        elif conflict and method == "PUT" and "If-None-Match" in self.headers:
+        elif conflict and method == "PUT" and self._is_conditional():
             self._refuse(409, "ConditionalRequestConflict")
         elif method in ("PUT", "COPY", "DELETE"):
             answer = self._change(method, name, body)
@@ -198,10 +239,19 @@ class _Answer(BaseHTTPRequestHandler):
                 self.close_connection = True
             else:
                 answer()
+        elif lost and faults.does_last:
+            self.close_connection = True
         elif "list-type" in query:
             self._list(query)
         else:
             self._get(name)
+
+    def _own(self, header: str) -> str:
+        """A header of the provider's own."""
+        return self.headers.get(f"x-amz-{header}") or self.headers.get(f"x-goog-{header}") or ""
+
+    def _is_conditional(self) -> bool:
+        return self.headers.get("If-None-Match") == "*" or self.headers.get("x-goog-if-generation-match") == "0"
 
     do_GET = do_HEAD = do_PUT = do_DELETE = do_POST = _handle  # noqa: N815
 
@@ -214,24 +264,24 @@ class _Answer(BaseHTTPRequestHandler):
                 server.objects.pop(name, None)
                 return lambda: self._say(204)
             if method == "COPY":
-                source = server.objects.get(unquote(self.headers["x-amz-copy-source"]).lstrip("/").partition("/")[2])
+                source = server.objects.get(unquote(self._own("copy-source")).lstrip("/").partition("/")[2])
                 if source is None:
                     return lambda: self._refuse(404, "NoSuchKey")
-                stored = source._replace(modified=modified)
+                stored = replace(source, modified=modified)
                 text = f"<CopyObjectResult><ETag>{escape(stored.etag)}</ETag></CopyObjectResult>"
             else:
-                kept = self.headers.get("If-None-Match") == "*" and not faults.ignores_conditions
+                kept = self._is_conditional() and not faults.ignores_conditions
                 if kept and name in server.objects:
                     return lambda: self._refuse(412, "PreconditionFailed")
-                prefix = "x-amz-meta-"
                 metadata = {
-                    key.lower().removeprefix(prefix): value
+                    key.lower().partition("-meta-")[2]: value
                     for key, value in self.headers.items()
-                    if key.lower().startswith(prefix) and not faults.drops_metadata
+                    if key.lower().startswith(("x-amz-meta-", "x-goog-meta-")) and not faults.drops_metadata
                 }
                 stored, text = Stored(body, metadata, modified), ""
             server.objects[name] = stored
-        return lambda: self._say(200, text.encode(), ETag=stored.etag)
+        generation = str(int(1e6 * modified))
+        return lambda: self._say(200, text.encode(), ETag=stored.etag, x_goog_generation=generation)
 
     def _get(self, name: str) -> None:
         faults = self.server.faults
@@ -244,14 +294,13 @@ class _Answer(BaseHTTPRequestHandler):
             "Last-Modified": formatdate(stored.modified, usegmt=True),
             "Accept-Ranges": "bytes",
             "Content-Type": "application/octet-stream",
-            **{f"x-amz-meta-{key}": value for key, value in stored.metadata.items()},
+            **{f"x-{own}-meta-{key}": value for key, value in stored.metadata.items() for own in ("amz", "goog")},
+            "x-goog-generation": str(int(1e6 * stored.modified)),
         }
         wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         if wanted is None or faults.ignores_ranges:
             return self._say(200, content, cut=faults.cut_after, **headers)
-        first, last = wanted.groups()
-        start = int(first) if first else max(len(content) - int(last), 0)
-        stop = min(int(last) + 1, len(content)) if first and last else len(content)
+        start, stop = _span(*wanted.groups(), len(content))
         if start >= stop:
             return self._refuse(416, "InvalidRange")
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"

@@ -12,9 +12,9 @@ from .data.loader import Prefetcher as Prefetcher
 from .data.sampler import BatchSampler as BatchSampler
 from .data.sampler import BlockSampler as BlockSampler
 from .evaluation.answer import ask as ask
-from .evaluation.evaluate import Evaluation as Evaluation
 from .evaluation.evaluate import evaluate as evaluate
-from .evaluation.evaluate import rescore as rescore
+from .evaluation.results.rescore import rescore as rescore
+from .evaluation.results.saved import Evaluation as Evaluation
 from .language.lm import embedding_rms as embedding_rms
 from .language.lm import load_language_model as load_language_model
 from .language.weights import find_weights as find_weights
@@ -25,6 +25,6 @@ from .reader.model import TheWorld as TheWorld
 from .reader.tokens import TokenLayout as TokenLayout
 from .reader.tokens import WorldReader as WorldReader
 from .runs.folder import load_run as load_run
-from .study.run import Study as Study
+from .study.plan import Study as Study
 from .study.run import run_study as run_study
 from .training.train import train as train

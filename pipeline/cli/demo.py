@@ -17,7 +17,7 @@ from .options import Device, Json, Quiet, device_name
 
 if TYPE_CHECKING:
     from ...precompute.job.report import Report
-    from ...train.evaluation.evaluate import Evaluation
+    from ...train.evaluation.results.saved import Evaluation
     from ...train.pages.html import Html
     from ..progress import Progress
     from ..store.latent_store import LatentStore
@@ -38,7 +38,8 @@ def demo(
     from ...precompute.job.config import PrecomputeConfig
     from ...precompute.job.run import run_precompute
     from ...precompute.worldlet.rollout_check import CHECKED, rollout_outcomes
-    from ...train.evaluation.evaluate import compare_evaluations, evaluate_shown
+    from ...train.evaluation.evaluate import evaluate_shown
+    from ...train.evaluation.results.compare import compare_evaluations
     from ..progress import Progress, print_json, print_lines, print_result
     from ..store.folder import open_store
     from .report_page import write_page
@@ -100,7 +101,7 @@ def _trained(
 
 
 def _cost_html(made: Report, store: LatentStore, runs: list[Path]) -> Html:
-    from ...train.evaluation.evaluate import rollout_seconds
+    from ...train.evaluation.price import rollout_seconds
     from ...train.pages.html import table
     from ..messages import format_bytes
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ...precompute.live.batches import LiveBatches
-    from ...train.evaluation.evaluate import Evaluation
+    from ...train.evaluation.results.saved import Evaluation
     from ..store.folder import LatentStore
 
 _LIVE_BATCH = 8
-_PAGE = "A page for reviewers"
+_PAGE = "Report page"
 
 
 def _page_option(help: str) -> Any:
@@ -100,19 +100,20 @@ def evaluate(
     if rescore:
         if questions is not None or shown is not None or steps is not None or show_choices is not None:
             raise ConfigError("--rescore judges the answers that are saved; to ask for others, leave it out")
-        from ...train.evaluation.evaluate import rescore as rescore_saved
+        from ...train.evaluation.results.rescore import rescore as rescore_saved
 
         evaluations = [evaluation for run in runs for evaluation in rescore_saved(run)]
         _print_saved(evaluations, as_json=as_json)
         if report is not None:
-            _report(evaluations, report, store, images, world, device, as_json=as_json, quiet=quiet)
+            _report(evaluations, report, store, images, world, futures, device, as_json=as_json, quiet=quiet)
         return
     if live and draws is None:
         raise ConfigError("--live rolls out the futures of --draws: say how many, such as --draws 8")
     if shown is not None and draws is not None:
         raise ConfigError("--draws averages over rollouts, --shown shows something else: evaluate one, then the other")
     from ...train.evaluation.blind import blind_notes
-    from ...train.evaluation.evaluate import compare_evaluations, evaluate_shown, require_one_file
+    from ...train.evaluation.evaluate import evaluate_shown
+    from ...train.evaluation.results.compare import compare_evaluations, require_one_file
     from ...train.study.findings import read_outcomes
     from ..progress import Progress, print_json, print_result
 
@@ -166,6 +167,7 @@ def evaluate(
             store,
             images,
             world,
+            futures,
             device,
             outcomes=rollout_outcomes,
             as_json=as_json,
@@ -205,6 +207,7 @@ def _report(
     store: Path | str | None,
     images: Path | None,
     world: str | None,
+    futures: Path | str | None,
     device: str | None,
     *,
     outcomes: dict[str, bool] | None = None,
@@ -221,6 +224,7 @@ def _report(
         store=store,
         images=images or _trained_images(Path(evaluations[0].run)),
         world=world,
+        futures=futures,
         device=device_name(device),
         progress=Progress.on_stderr(quiet=quiet),
     )
@@ -229,7 +233,7 @@ def _report(
 
 def _print_saved(evaluations: list[Evaluation], *, as_json: bool) -> None:
     """Tables of saved evaluations, those of the same questions side by side."""
-    from ...train.evaluation.evaluate import compare_evaluations
+    from ...train.evaluation.results.compare import compare_evaluations
     from ..progress import print_json, print_result
 
     if as_json:

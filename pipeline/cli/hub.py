@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..files.places.local import require_local
 from ..messages import command
 from .options import Json, Quiet
 
@@ -31,6 +32,7 @@ def push(
     if hub_id.startswith("hf:"):
         _push_store(run, hub_id, private=private, dry_run=dry_run, quiet=quiet, as_json=as_json)
         return
+    require_local(run)
     if dry_run:
         with tempfile.TemporaryDirectory() as folder:
             files = prepare_upload(run, Path(folder), hub_id)

@@ -36,11 +36,11 @@ def policies(
 
     The gate is kept in the run folder, for `theworld ask --adaptive gate`.
     """
-    from ...train.evaluation.gates import parse_rule
+    from ...train.evaluation.policies.gates import parse_rule
 
     steps_by_type = parse_rule(rule)
     runs = runs_or_newest(runs)
-    from ...train.evaluation.adaptive import compare_policies
+    from ...train.evaluation.policies.adaptive import compare_policies
     from ..progress import Progress, print_json, print_lines, print_result
 
     progress = Progress.on_stderr(quiet=quiet)

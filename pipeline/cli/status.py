@@ -30,10 +30,10 @@ def status(
     from ...precompute.job.watching.status import lines_of, read_status, table_of
     from ..progress import print_json, print_lines, print_result
 
-    found = read_status(place, stale_s=stale_s)
-    print_lines(*(f"warning: {problem}" for problem in found.unreadable), err=True)
+    status = read_status(place, stale_s=stale_s)
+    print_lines(*(f"warning: {problem}" for problem in status.unreadable), err=True)
     if as_json:
-        print_json(found.to_json())
+        print_json(status.to_json())
         return
-    print_result(table_of(found))
-    print_lines(*lines_of(found), paths=True)
+    print_result(table_of(status))
+    print_lines(*lines_of(status), paths=True)

@@ -79,12 +79,13 @@ def study(
     from ...train.study.arms import parse_study_table
     from ...train.study.examples import telling_scenes
     from ...train.study.findings import find, read_outcomes
+    from ...train.study.plan import Study
     from ...train.study.report import write_report
-    from ...train.study.run import Study, run_study
+    from ...train.study.run import run_study
     from ..progress import Progress, print_lines, print_result
     from .report_page import own_scenes
 
-    table = parse_study_table(stated, where=str(config))
+    table = parse_study_table(stated, where=str(config), typed=(settings.store, settings.futures))
     named = arms or ",".join(table.arms) or _ARMS
     plan = Study(
         arms=split_names(named, "--arms", example="text,rollout"),

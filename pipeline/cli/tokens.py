@@ -46,7 +46,7 @@ def tokens(
     *,
     typed: dict[str, Any],
 ) -> None:
-    """Print world tokens by layout and rollout steps, and what the language model has room for."""
+    """Print world tokens by layout and rollout steps, and whether the language model has room for them."""
     from ...precompute.worlds.source import find_dimensions
     from ...train.reader.context_budget import Budget, find_context_limits
     from ...train.reader.layouts import PATCH, POOL_STEPS, TokenLayout, usual_layouts
@@ -71,8 +71,8 @@ def tokens(
         layouts[0].grid(height, width)
     cells = (its.channels, height, width)
     budgets = [
-        [Budget(layout=one, room=room, cells=cells, frames=tuple(range(1 + k)), text=text) for k in columns]
-        for one in layouts
+        [Budget(layout=layout_of_row, room=room, cells=cells, frames=tuple(range(1 + k)), text=text) for k in columns]
+        for layout_of_row in layouts
     ]
     if as_json:
         facts = {"lm": room.source, "context": room.context, "window": room.window, "text": text}
@@ -95,13 +95,13 @@ def _print(layouts: list[TokenLayout], columns: list[int], budgets: list[list[An
     for k in columns:
         table.add_column(f"steps {k}", justify="right")
     marks: set[str] = set()
-    for one, row in zip(layouts, budgets, strict=True):
+    for layout, row in zip(layouts, budgets, strict=True):
         counts: list[str] = []
         for budget in row:
             mark = "" if budget.fits and not budget.beyond_window else "~" if budget.fits else "!"
             marks.add(mark)
             counts.append(f"{budget.world_tokens:,}{mark}")
-        table.add_row(one.describe(), f"{one.numbers(channels, height, width)}", *counts)
+        table.add_row(layout.describe(), f"{layout.numbers(channels, height, width)}", *counts)
     print_result(table)
     if "!" in marks:
         print_lines(f"! beyond the {room.context:,} tokens {room.source} attends to, with {text} of text: refused")

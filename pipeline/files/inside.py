@@ -1,4 +1,4 @@
-"""Stay inside a folder: links in a stranger's store or run, and who swaps a folder for a link, lead nowhere.
+"""Stay inside a folder: neither a link in a downloaded store or run, nor a folder swapped for one, leads outside.
 
 The folder itself may be reached by a link. Below it no link is followed to write, and none out of it to read.
 """
@@ -62,8 +62,8 @@ def require_inside(root: Path, path: Path | str, fd: int | None = None) -> None:
         real = os.path.realpath(path) if fd is None else os.readlink(f"{_DESCRIPTORS}/{fd}")  # noqa: PTH115 - hot
     except OSError:  # macOS
         real = os.path.realpath(path)
-    known = _homes.get(root)  # a store opens by the thousands of records: a microsecond counts
-    if known is not None and real.startswith(known):
+    real_root = _homes.get(root)  # a store opens by the thousands of records: a microsecond counts
+    if real_root is not None and real.startswith(real_root):
         return
     home = f"{os.path.realpath(root).rstrip(os.sep)}{os.sep}"
     if not real.startswith((home, *blobs_of(home))):

@@ -25,8 +25,8 @@ def seconds_of_frames(recipe: Recipe, spec: LatentSpec, fps: float | None) -> li
     """When each latent frame is, see `Kind.seconds`; None where one of them is at no time that is known."""
     stride, frames = spec.temporal_stride, range(latent_frames(recipe.rollout_steps))
     seconds = [recipe.traits.seconds(recipe, t, fps, temporal_stride=stride) for t in frames]
-    known = [second for second in seconds if second is not None]
-    return known if len(known) == len(seconds) else None
+    recorded = [second for second in seconds if second is not None]
+    return recorded if len(recorded) == len(seconds) else None
 
 
 def describe(recipe: Recipe, spec: LatentSpec, fps: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Make what stands behind `theworld.TheWorld`: of a trained run, or of a language model alone."""
+"""Build the parts of `theworld.TheWorld` from a trained run, or from a language model alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.planning.recipe import make_recipe
 from theworld.precompute.worlds.source import resolve_world
 from theworld.train.config import DtypeName, TrainConfig
-from theworld.train.language.lm import LanguageModel, add_lora, load_language_model, unread_parts
+from theworld.train.language.lm import LanguageModel, load_language_model, unread_parts
+from theworld.train.language.lora import add_lora
 from theworld.train.language.weights import find_weights
 from theworld.train.runs import hub
 from theworld.train.runs.folder import build_reader, load_run, resolve_dtype
@@ -43,7 +44,7 @@ Device = str | int | torch.device
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What stands behind a model."""
+    """The parts of a model, and the facts of its run."""
 
     lm: LanguageModel
     reader: Any
@@ -52,6 +53,14 @@ class Parts:
     """The run folder; a name for messages where there is none yet."""
     world: str | None
     """Where the world model lies; None is what the recipe names."""
+
+    @property
+    def meta_with_content(self) -> RunMeta:
+        """The facts of the run, with the digest of its language model's files: it finds them in another place."""
+        lm = self.meta.lm
+        if lm.content is not None:
+            return self.meta
+        return self.meta.model_copy(update={"lm": lm.model_copy(update={"content": self.lm.weights.content})})
 
 
 def parts_of_run(run: Path, *, lm: str | None, world: str | None, device: Device, dtype: Any) -> Parts:
@@ -65,13 +74,13 @@ def parts_of_run(run: Path, *, lm: str | None, world: str | None, device: Device
 def parts_untrained(
     name: str,
     *,
-    world: str | None,
-    num_world_steps: int | None,
-    size: str | None,
-    settings: Mapping[str, Any],
-    device: Device,
-    dtype: Any,
-    seed: int,
+    world: str | None = None,
+    num_world_steps: int | None = None,
+    size: str | None = None,
+    device: Device = "auto",
+    dtype: Any = None,
+    seed: int = 0,
+    **settings: Any,
 ) -> Parts:
     """A language model with fresh adapters and a fresh reader.
 
@@ -172,14 +181,14 @@ def one_device(device: Device | None, device_map: Any) -> Device:
 
 def _device_of(device: Device) -> tuple[DeviceName, Any]:
     """The kind of device, and a context in which it means the GPU of that number."""
-    known = get_args(DeviceName)
-    if device in known:
+    device_names = get_args(DeviceName)
+    if device in device_names:
         return device, nullcontext()  # pyright: ignore[reportReturnType]
     try:
         torch_device = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ConfigError(f"device={device!r} is none of {', '.join(known)}, cuda:1: {error}") from error
-    if torch_device.type not in known:
+        raise ConfigError(f"device={device!r} is none of {', '.join(device_names)}, cuda:1: {error}") from error
+    if torch_device.type not in device_names:
         raise ConfigError(f"device={device!r}: this runs on cpu or cuda")
     name: DeviceName = "cpu" if torch_device.type == "cpu" else "cuda"
     resolve_device(name)

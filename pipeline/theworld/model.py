@@ -17,13 +17,8 @@ from torch import Tensor, nn
 from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.files.limits import MAX_RESULT_BYTES
 from theworld.pipeline.files.plain import read_file
-from theworld.pipeline.latents.keys import key_of_bytes
-from theworld.pipeline.latents.recipe import Recipe
-from theworld.pipeline.latents.spec import LatentSpec
 from theworld.pipeline.progress import print_lines
 from theworld.precompute.live.world import LiveWorld
-from theworld.precompute.preview.latent_decoder import place_of
-from theworld.precompute.worlds.source import find_autoencoder
 from theworld.train.evaluation.answer import Ranked, ask
 from theworld.train.language.prompt_format import TokenizerOnly
 from theworld.train.reader.layouts import LayoutName
@@ -31,10 +26,10 @@ from theworld.train.reader.model import TheWorld as Reader
 from theworld.train.reader.tokens import WorldReader
 from theworld.train.runs import hub
 from theworld.train.runs.folder import LoadedRun, save_run
-from theworld.train.runs.meta import METRICS, RunMeta
+from theworld.train.runs.meta import METRICS
 
 from .build import Device, Parts, find_run, one_device, parts_of_run, parts_untrained, with_revision
-from .processor import Picture, Processor
+from .processor import Picture, Processor, keys_of_pixels, latent_spec_of
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +44,7 @@ class TheWorld(Reader):
     `from_pretrained` makes one; `theworld.train.TheWorld` is the module inside, for loops of your own.
     """
 
-    _known: Parts
+    _loaded_parts: Parts
 
     def __init__(
         self,
@@ -69,7 +64,7 @@ class TheWorld(Reader):
         """
         steps = {"num_world_steps": num_world_steps, "max_world_steps": max_world_steps}
         if gemma_model_name is not None and lm is None and reader is None:
-            self._adopt(_untrained(gemma_model_name, **steps, **settings), num_world_steps)
+            self._adopt(parts_untrained(gemma_model_name, **steps, **settings), num_world_steps)
         elif isinstance(lm, nn.Module) and reader is not None and gemma_model_name is None:
             super().__init__(lm, reader, **steps, **settings)
         else:
@@ -132,7 +127,7 @@ class TheWorld(Reader):
             if lm is not None:
                 raise ConfigError(f"{name} is no run but a language model, so lm={lm!r} has no meaning: leave it out")
             name = with_revision(name, revision)
-            model._adopt(_untrained(name, num_world_steps=num_world_steps, seed=seed, **fixed, **loading), None)
+            model._adopt(parts_untrained(name, num_world_steps=num_world_steps, seed=seed, **fixed, **loading), None)
         else:
             if stated := [key for key, value in fixed.items() if value is not None]:
                 raise ConfigError(f"{', '.join(stated)}: decided when {name} was trained; leave out")
@@ -149,7 +144,7 @@ class TheWorld(Reader):
             max_world_steps=facts.max_world_steps,
             recipe=parts.meta.recipe,
         )
-        self._known = parts
+        self._loaded_parts = parts
         self.eval()
 
     @cached_property
@@ -158,7 +153,7 @@ class TheWorld(Reader):
         parts = self._parts()
         # without the weights, so that a worker of a DataLoader may have it
         prompts = TokenizerOnly(parts.lm.tokenizer, parts.lm.weights, parts.lm.settings, parts.lm.generation_ends)
-        return Processor(prompts, parts.meta.recipe, partial(_latent_spec, parts.meta.recipe, parts.world))
+        return Processor(prompts, parts.meta.recipe, partial(latent_spec_of, parts.meta.recipe, parts.world))
 
     @property
     def device(self) -> torch.device:
@@ -210,8 +205,8 @@ class TheWorld(Reader):
             raise ConfigError(
                 "a fourth argument is the labels of model(input_pixels, input_ids, attention_mask, labels)"
             )
-        seen = self._inputs(input_ids, attention_mask, images, input_pixels, keys, inputs)
-        return super().forward(labels=None if labels is None else labels.to(self.device), **seen)
+        inputs_here = self._inputs(input_ids, attention_mask, images, input_pixels, keys, inputs)
+        return super().forward(labels=None if labels is None else labels.to(self.device), **inputs_here)
 
     @torch.no_grad()
     def generate(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -296,15 +291,15 @@ class TheWorld(Reader):
             raise ConfigError("images and input_pixels are the same: pass one of them")
         images = input_pixels if images is None else images
         if images is not None:
-            keys = _keys_of_pixels(images) if keys is None else keys
+            keys = keys_of_pixels(images) if keys is None else keys
             others = {**others, "images": images, "keys": keys}
         if attention_mask is None:
             lm = self._parts().lm
             attention_mask = (input_ids != lm.pad_id).long()
             if lm.pad_id == lm.tokenizer.bos_token_id:  # as Qwen's: the first one is none
                 attention_mask[:, 0] = 1
-        seen = {"input_ids": input_ids, "attention_mask": attention_mask, **others}
-        return {name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in seen.items()}
+        tensors = {"input_ids": input_ids, "attention_mask": attention_mask, **others}
+        return {name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in tensors.items()}
 
     def rank(
         self,
@@ -341,7 +336,7 @@ class TheWorld(Reader):
         """
         parts, path = self._parts(), Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        save_run(path, self, _with_content(parts))
+        save_run(path, self, parts.meta_with_content)
         metrics = b'{"train_steps": 0, "loss": []}\n'
         if (parts.path / METRICS).is_file():  # of the training it comes from
             metrics = read_file(parts.path / METRICS, MAX_RESULT_BYTES, within=parts.path)
@@ -383,48 +378,6 @@ class TheWorld(Reader):
             return super()._roll_out(images.to(getattr(self, "_world_device", device)), keys, steps)
 
     def _parts(self) -> Parts:
-        if "_known" not in self.__dict__:
+        if "_loaded_parts" not in self.__dict__:
             raise ConfigError("this model was made by hand; TheWorld.from_pretrained makes one that knows its files")
-        return self._known
-
-
-def _untrained(
-    name: str,
-    *,
-    num_world_steps: int | None = None,
-    world: str | None = None,
-    size: str | None = None,
-    device: Device = "auto",
-    dtype: Any = None,
-    seed: int = 0,
-    **settings: Any,
-) -> Parts:
-    return parts_untrained(
-        name,
-        world=world,
-        num_world_steps=num_world_steps,
-        size=size,
-        settings=settings,
-        device=device,
-        dtype=dtype,
-        seed=seed,
-    )
-
-
-def _with_content(parts: Parts) -> RunMeta:
-    """What is known of a run, the content of its language model's files included: it finds them in another place."""
-    lm = parts.meta.lm
-    if lm.content is not None:
-        return parts.meta
-    return parts.meta.model_copy(update={"lm": lm.model_copy(update={"content": parts.lm.weights.content})})
-
-
-def _latent_spec(recipe: Recipe, world: str | None) -> LatentSpec:
-    """By the configs of the world model: to resolve a folder is to hash all its weights."""
-    return find_autoencoder(place_of(recipe, world)).latent_spec()
-
-
-def _keys_of_pixels(images: Tensor) -> list[str]:
-    """A key of each image's pixels, for images of no file."""
-    head = f"theworld tensor 1 {tuple(images.shape[1:])}\n".encode()
-    return [key_of_bytes(head + image.detach().float().cpu().numpy().tobytes()) for image in images]
+        return self._loaded_parts

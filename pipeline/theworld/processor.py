@@ -1,4 +1,4 @@
-"""Texts and pictures to what a model's `forward` and `generate` take."""
+"""Turn texts and pictures into the inputs of a model's `forward` and `generate`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.spec import LatentSpec
 from theworld.precompute.inputs.sandbox import shared_decoder
+from theworld.precompute.preview.latent_decoder import place_of
 from theworld.precompute.rollout.kinds import KINDS
+from theworld.precompute.worlds.source import find_autoencoder
 from theworld.train.data.batches import Example, pad_rows
 from theworld.train.data.vision import VisionInputs
 from theworld.train.language.prompt_format import PromptFormat
@@ -191,9 +193,9 @@ def _content_of(picture: Any) -> tuple[bytes, str, str]:
         picture.save(file, "TIFF", **extra)
     else:  # modes that no file has, such as HSV
         picture.convert("RGBA" if picture.mode in ("PA", "RGBa") else "RGB").save(file, "PNG", compress_level=1)
-    shown = decode_image(file.getvalue(), source="the image")
-    size = f"{shown.width}x{shown.height}"
-    return file.getvalue(), key_of_bytes(f"theworld pixels 1 {size}\n".encode() + shown.tobytes()), "the image"
+    decoded = decode_image(file.getvalue(), source="the image")
+    size = f"{decoded.width}x{decoded.height}"
+    return file.getvalue(), key_of_bytes(f"theworld pixels 1 {size}\n".encode() + decoded.tobytes()), "the image"
 
 
 def _channels_last(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -217,3 +219,14 @@ def _picture_of(pixels: NDArray[Any]) -> Image.Image:
             f"pixels are uint8 of shape (H, W, 3), (H, W, 4) or (H, W), got {pixels.dtype} {pixels.shape}{advice}"
         )
     return Image.fromarray(pixels)
+
+
+def latent_spec_of(recipe: Recipe, world: str | None) -> LatentSpec:
+    """By the configs of the world model: to resolve a folder is to hash all its weights."""
+    return find_autoencoder(place_of(recipe, world)).latent_spec()
+
+
+def keys_of_pixels(images: Tensor) -> list[str]:
+    """A key of each image's pixels, for images of no file."""
+    head = f"theworld tensor 1 {tuple(images.shape[1:])}\n".encode()
+    return [key_of_bytes(head + image.detach().float().cpu().numpy().tobytes()) for image in images]

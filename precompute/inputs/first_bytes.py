@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ...pipeline.files.images.formats import HEIC, is_known, name_format
 from ...pipeline.files.tables import text as lists
+from ...pipeline.files.tables.text_streams import open_text, packing_of
 from ..media.video_files import container_of
 
 IMAGE, VIDEO, LIST, TABLE, TAR = "image", "video", "list", "table", "tar"
@@ -53,7 +54,7 @@ _UNPACK = {"gzip": "gunzip", "bzip2": "bunzip2"}
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a file is."""
+    """The format of a file, and whether it is an input, a list, a table or a tar."""
 
     form: str
     """One of the words at the head of this file. `OTHER` is known, and not read; a text that is no list is one."""
@@ -72,7 +73,7 @@ def look_at(file: str) -> Content:
     with open(file, "rb") as opened:  # noqa: PTH123 - names of any bytes
         head = opened.read(_HEAD_BYTES)
     suffix = os.path.splitext(file)[1].lower()  # noqa: PTH122
-    if (packing := lists.packing_of(head)) is not None:
+    if (packing := packing_of(head)) is not None:
         return _packed(Path(file), packing)
     return content_of(head, suffix)
 
@@ -153,7 +154,7 @@ def _packed(file: Path, packing: str) -> Content:
     """What a compressed file is: a list is read as it is, of all else its content is named."""
     command = f"Unpack it with `{_UNPACK[packing]}`, and name the file that comes out"
     try:
-        with lists.open_text(file) as opened:
+        with open_text(file) as opened:
             inner = content_of(opened.read(_HEAD_BYTES), lists.form_of_name(file.name))
     except OSError as error:
         return Content(OTHER, f"compressed with {packing}, and {error}", "Fetch or write it again")

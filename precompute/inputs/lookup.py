@@ -11,7 +11,8 @@ from ...pipeline.files.images.decode import read_input_file
 from ...pipeline.latents.keys import key_of_bytes, key_of_sample
 from ...pipeline.store.folder import LatentStore
 from ..media.video_times import Window
-from ..rollout.kinds import KINDS, Loaded, at_moments
+from ..rollout.kind import Loaded
+from ..rollout.kinds import KINDS, at_moments
 from .listing.entries import Entries
 from .listing.inputs import list_inputs
 from .listing.samples import Samples
@@ -29,7 +30,7 @@ class InputLookup:
         store: LatentStore,
         place: Path | None,
         *,
-        own: bool = True,
+        named_by_user: bool = True,
         column: str | None = None,
         image_root: Path | None = None,
     ) -> None:
@@ -38,8 +39,8 @@ class InputLookup:
             place: where the inputs are, as precompute takes it: a folder, a pattern, a list, tars. None is the
                 embedded scenes in the store's cache folder, if there are any. For a list whose paths are relative to
                 another folder that folder does, too.
-            own: whether the user named the place; then links in a folder are followed, as precompute does. Elsewhere
-                none may lead out: a store's names and a folder beside it may be a stranger's.
+            named_by_user: whether the user named the place; then links in a folder are followed, as precompute does.
+                Elsewhere none may lead out: a store's names and a folder beside it may be a stranger's.
             column, image_root: of a list or table, as precompute takes them.
         Raises:
             ConfigError: there is nothing at this place.
@@ -53,10 +54,10 @@ class InputLookup:
         for source, keys in sorted(store.sources().items()):
             for key in keys:
                 self._sources.setdefault(key, []).append(source)
-        scenes = store.path.parent / "scenes" / "images"
-        self._is_own = own and place is not None
-        if place is None and scenes.is_dir() and store.recipe.traits.is_image_rollout:
-            place = scenes
+        self._is_own = named_by_user and place is not None
+        if place is None and store.place.is_local and store.recipe.traits.is_image_rollout:
+            scenes = store.path.parent / "scenes" / "images"
+            place = scenes if scenes.is_dir() else None
         self.place = place
         self._listed: Samples | None = None
         """What lies there, where a name is no path to the input."""
@@ -117,10 +118,12 @@ class InputLookup:
                 return places
             self._listed = self._list(self.place)  # a folder of tars or tables, perhaps
         samples = [(source, self._listed.find(source)) for source in names]
-        found = [(source, sample.location) for source, sample in samples if sample is not None]
+        locations = [(source, sample.location) for source, sample in samples if sample is not None]
         if self._is_own or not self.place.is_dir():
-            return found
-        return [(source, location) for source, location in found if Path(location.path).resolve().is_relative_to(root)]
+            return locations
+        return [
+            (source, location) for source, location in locations if Path(location.path).resolve().is_relative_to(root)
+        ]
 
     def _list(self, place: Path) -> Samples:
         try:
@@ -153,4 +156,4 @@ def key_named(store: LatentStore, name: str) -> str:
     count = len(set(matches))
     problem = f"stands for {count} latents; name one by its key" if count else "is no key, input or file of this store"
     examples = ", ".join(sorted(sources)[:3])
-    raise ConfigError(f"{store.path}: {name!r} {problem}. Its inputs are called {examples or 'by no name'}, …")
+    raise ConfigError(f"{store.place}: {name!r} {problem}. Its inputs are called {examples or 'by no name'}, …")

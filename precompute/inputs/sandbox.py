@@ -5,52 +5,46 @@
     Loaded, or ImageError                 ←  pixels and notes, or reason and message
 
 A message (`messages.py`) carries the bytes of the input, or of float32 pixels. Each process is forked from one that has
-imported everything and never decodes (`python -m theworld.precompute.inputs.sandbox`, started once per worker), so that
-another is there in milliseconds. A worker may have several: limits, a crash and its blame are of one process and of its
-one input.
+imported everything and never decodes (`python -m theworld.precompute.inputs.decoding_process`, started once per
+worker), so that another is there in milliseconds. A worker may have several: limits, a crash and its blame are of one
+process and of its one input.
 """
 
 from __future__ import annotations
 
 import atexit
 import functools
-import json
 import math
 import os
-import resource
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
-import time
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ...pipeline.credentials import secret_names
 from ...pipeline.errors import ImageError, WorldModelError
 from ...pipeline.failures import FailureReason
-from ...pipeline.latents.recipe import Recipe, parse_recipe
+from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.spec import LatentSpec, video_frames
 from ..media.video_times import Window
-from ..rollout.kinds import KINDS, Loaded, at_moments
+from ..rollout.kind import Loaded
+from ..rollout.kinds import KINDS, at_moments
+from .decoding_process import FORK, NUMBER, WAIT
 from .messages import receive, send
 
 GUARDED = hasattr(os, "memfd_create")
 """Whether decoding has its own process: on Linux. On other systems the worker decodes."""
 START_S = 300.0
 """Seconds for the template process to import its modules on a busy machine."""
-_NUMBER = struct.Struct("<q")
-_FORK, _WAIT = b"f", b"w"
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "CUDA_VISIBLE_DEVICES": "",
@@ -59,10 +53,6 @@ _ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**28),
     "MALLOC_TOP_PAD_": str(2**24),
 }
-_GRACE_S = 5.0
-"""Seconds after the time limit until a process without a worker ends itself."""
-_ENDING_S = 2.0
-"""Seconds for a process that seems to have ended to do so."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +88,7 @@ class _Template:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.settimeout(START_S)
         with theirs:
-            command = [sys.executable, "-P", "-m", "theworld.precompute.inputs.sandbox", str(theirs.fileno())]
+            command = [sys.executable, "-P", "-m", "theworld.precompute.inputs.decoding_process", str(theirs.fileno())]
             paths = os.pathsep.join(path for path in sys.path if path)  # wherever this process found theworld
             environment = {**os.environ, **_ENVIRONMENT, "PYTHONPATH": paths}
             for name in secret_names(environment):  # a decoder that was taken over finds none
@@ -120,8 +110,8 @@ class _Template:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs, self._asking:
-                socket.send_fds(self.control, [_FORK], [theirs.fileno()])
-                return _Child(self, ours, _NUMBER.unpack(self.control.recv(_NUMBER.size))[0])
+                socket.send_fds(self.control, [FORK], [theirs.fileno()])
+                return _Child(self, ours, NUMBER.unpack(self.control.recv(NUMBER.size))[0])
         except (OSError, struct.error):
             ours.close()
             self.close()
@@ -135,14 +125,14 @@ class _Template:
         """
         try:
             with self._asking:
-                self.control.send(_WAIT + _NUMBER.pack(pid))
-                return _NUMBER.unpack(self.control.recv(_NUMBER.size))[0]
+                self.control.send(WAIT + NUMBER.pack(pid))
+                return NUMBER.unpack(self.control.recv(NUMBER.size))[0]
         except (OSError, struct.error):
             self.close()  # an answer that comes too late would be taken for that of the next question
             raise
 
     def close(self) -> None:
-        """End it at once. What it forked goes on."""
+        """End the template process at once. The processes that it forked keep running."""
         self.control.close()
         self.process.kill()
         self.process.wait()
@@ -336,112 +326,3 @@ def shared_decoder() -> SandboxedDecoder:
     decoder = SandboxedDecoder()
     atexit.register(decoder.close)
     return decoder
-
-
-@functools.lru_cache(maxsize=4)
-def _recipe_of(text: str) -> Recipe:
-    return parse_recipe(json.loads(text), where="the worker's recipe")
-
-
-def _serve(worker: socket.socket) -> None:
-    """The decoding process: inputs in, pixels out, until the worker is gone."""
-    while True:
-        try:
-            request, memory = receive(worker)
-        except (EOFError, OSError):
-            return
-        recipe = _recipe_of(json.dumps(request["recipe"]))
-        spec = LatentSpec(**request["spec"])
-        source = str(request["source"])
-        window = None if request["window"] is None else Window(**request["window"])
-        content = memory.tobytes()
-        del memory
-        pixels = np.empty(0, np.float32)
-        _limit(request["memory_bytes"], request["cpu_s"], request["wall_s"])
-        try:
-            loaded = KINDS[recipe.kind].load(content, recipe, spec, source, window)
-            pixels = np.ascontiguousarray(loaded.pixels.numpy(), np.float32)
-            answer: dict[str, Any] = {"shape": pixels.shape, "notes": loaded.notes, "rate": loaded.rate}
-        except ImageError as error:
-            answer = {"reason": error.reason, "message": str(error)[:2000]}
-        except MemoryError:
-            answer = {"reason": FailureReason.MEMORY, "message": f"{source} takes more memory than one input may have"}
-        except Exception as error:  # a mistake of ours, and no reason to end the job
-            message = f"{source}: {type(error).__name__}: {str(error)[:1000]}"
-            answer = {"reason": FailureReason.ERROR, "message": message}
-        _limit(None, None, 0.0)
-        del content
-        try:
-            send(worker, answer, pixels)
-        except OSError as error:
-            message = f"{source}: its pixels cannot be handed over: {error}"
-            try:
-                send(worker, {"reason": FailureReason.ERROR, "message": message})
-            except OSError:
-                return
-
-
-def _limit(memory_bytes: int | None, cpu_s: int | None, wall_s: float) -> None:
-    """Limit memory and time from here on; None lifts a limit."""
-    used = int(Path("/proc/self/statm").read_bytes().split()[0]) * resource.getpagesize()
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    cpu = int(usage.ru_utime + usage.ru_stime) + 1
-    for which, bound in (
-        (resource.RLIMIT_AS, None if memory_bytes is None else used + memory_bytes),
-        (resource.RLIMIT_CPU, None if cpu_s is None else cpu + cpu_s),
-    ):
-        most = resource.getrlimit(which)[1]
-        soft = most if bound is None else bound if most == resource.RLIM_INFINITY else min(bound, most)
-        resource.setrlimit(which, (soft, most))
-    signal.setitimer(signal.ITIMER_REAL, wall_s + _GRACE_S if wall_s else 0.0)
-
-
-def _template(control: socket.socket) -> None:
-    """The template process, which is forked: it has imported everything and touches no input."""
-    Image.init()  # all of Pillow's formats, or each decoding process would import them
-    while True:
-        request, fds, _, _ = socket.recv_fds(control, 1 + _NUMBER.size, 1)
-        if request == _FORK:
-            pid = os.fork()
-            if pid == 0:
-                control.close()
-                with socket.socket(fileno=fds[0]) as worker:
-                    _serve(worker)
-                os._exit(0)
-            os.close(fds[0])
-            control.send(_NUMBER.pack(pid))
-        elif request[:1] == _WAIT:
-            pid = _NUMBER.unpack(request[1:])[0]
-            control.send(_NUMBER.pack(_exit_code(pid)))
-        else:
-            return
-
-
-def _exit_code(pid: int) -> int:
-    """Of a child that is about to end. One that was taken over may only look so: it is killed."""
-    deadline = time.monotonic() + _ENDING_S
-    while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
-        time.sleep(0.002)
-    if ended[0] == 0:
-        os.kill(pid, signal.SIGKILL)
-        ended = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(ended[1])
-
-
-def main() -> None:
-    """The template. Its end of the worker's socket is the file descriptor it was given."""
-    if len(sys.argv) != 2 or not sys.argv[1].isdigit():
-        print("theworld starts this process by itself; it starts, so it is not the problem")
-        return
-    # what ends the job in order may be sent to all its processes; it ends this when it has ended its batch
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    warnings.simplefilter("ignore")  # Pillow's, of inputs that are used or refused in our own words
-    torch.set_num_threads(1)
-    with socket.socket(fileno=int(sys.argv[1])) as control:
-        _template(control)
-
-
-if __name__ == "__main__":
-    main()

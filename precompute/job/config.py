@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from typing import Annotated, Literal, cast, get_args
 
@@ -24,7 +23,7 @@ from ..inputs.rows.fields import seconds_of
 from ..worlds.builtin import BUILT_IN
 from ..worlds.cosmos.guardrail import Guardrail
 from ..worlds.network.offloading import Offload
-from .price import parse_price
+from .setting_texts import check_device, number_text, price_text, rate_text, read_part
 
 _running = partial(setting, panel=HOW_IT_RUNS)
 _of_recipe = partial(setting, panel=DECIDES_LATENTS)
@@ -40,7 +39,7 @@ _MODELS = [place for family in BUILT_IN.values() for place in family.names.value
 class PrecomputeConfig(BaseModel):
     """The settings of `theworld precompute`. None takes the default of the world model."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     # what is rolled out or encoded, and where it goes
     images: Annotated[
@@ -279,42 +278,21 @@ class PrecomputeConfig(BaseModel):
     @field_validator("clip_fps", mode="before")
     @classmethod
     def _rate_is_readable(cls, value: object) -> object:
-        text = f"{value:g}" if isinstance(value, float | int) and not isinstance(value, bool) else value
-        if isinstance(text, str) and text not in ("card", "stored"):
-            try:
-                readable = 0 < float(text) <= 1000
-            except ValueError:
-                readable = False
-            if not readable:
-                raise ValueError(f"clip_fps must be card, stored or frames a second up to 1000, got {text!r}")
-        return text
+        return rate_text(value)
 
     @field_validator("anchor", mode="before")
     @classmethod
     def _anchor_is_text(cls, value: object) -> object:
-        return f"{value}" if isinstance(value, float | int) and not isinstance(value, bool) else value
+        return number_text(value)
 
     @field_validator("gpu_hour_price", mode="before")
     @classmethod
     def _price_is_readable(cls, value: object) -> object:
-        text = f"{value}" if isinstance(value, float | int) and not isinstance(value, bool) else value
-        if isinstance(text, str) and parse_price(text) is None:
-            raise ValueError(f"gpu_hour_price must be a number, with or without a currency: 2.50, $2.50; got {text!r}")
-        return text
+        return price_text(value)
 
     @model_validator(mode="after")
     def _device_is_known(self) -> PrecomputeConfig:
-        if self.device in get_args(DeviceName):
-            return self
-        if not self.dry_run:
-            raise ValueError(
-                f"device must be auto, cpu or cuda, got {self.device[:80]!r}. With dry_run it may also be a device to "
-                'plan for, such as "H100 80GB"'
-            )
-        try:
-            find_accelerator(self.device)
-        except ConfigError as error:
-            raise ValueError(f"device must be auto, cpu, cuda or the name of one; {error}") from error
+        check_device(self.device, is_plan=self.dry_run)
         return self
 
     @property
@@ -330,14 +308,14 @@ class PrecomputeConfig(BaseModel):
     @field_validator("part")
     @classmethod
     def _part_is_readable(cls, text: str | None) -> str | None:
-        if text is not None and _part_of(text) is None:
-            raise ValueError(f"part must be i/n with i from 1 to n, such as 3/8, got {text!r}")
+        if text is not None:
+            read_part(text)
         return text
 
     @property
     def own_part(self) -> tuple[int, int]:
         """(i, n): this job takes the i-th of n parts, from 1."""
-        return (_part_of(self.part) if self.part else None) or (1, 1)
+        return read_part(self.part) if self.part else (1, 1)
 
     @property
     def start(self) -> tuple[float | None, str | None]:
@@ -402,9 +380,3 @@ class PrecomputeConfig(BaseModel):
         prompts = {"prompts": None if self.prompt_field is None else "sample"}
         check_meaning(self.kind, self.model_dump() | prompts)
         return self
-
-
-def _part_of(text: str) -> tuple[int, int] | None:
-    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
-    part = (int(match[1]), int(match[2])) if match else (0, 0)
-    return part if 1 <= part[0] <= part[1] else None

@@ -59,8 +59,10 @@ class Report:
     @property
     def next_command(self) -> str:
         """What to type next. Questions about the worldlet's scenes lie beside the store; a user names all others."""
-        own = self.store.parent / "scenes" / "questions.jsonl" if isinstance(self.store, Path) else None
-        has_questions = self.recipe.traits.is_image_rollout and own is not None and own.is_file()
+        scene_questions = self.store.parent / "scenes" / "questions.jsonl" if isinstance(self.store, Path) else None
+        has_questions = (
+            self.recipe.traits.is_image_rollout and scene_questions is not None and scene_questions.is_file()
+        )
         return command("train", self.store, *([] if has_questions else ["--questions", "QUESTIONS.jsonl"]))
 
     def summary(self) -> str:
@@ -137,11 +139,11 @@ class Report:
         if not self._failed:
             return []
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
-        found = "cannot be read" if self.dry_run and not self.plan.failed_before else "failed"
-        shown = first_failures(self._failed)
-        lines = [f"{len(self._failed)} inputs {found} ({reasons}):"]
-        lines += (f"  {failure.reason:>10}  {failure.message}" for failure in shown)
-        if rest := len(self._failed) - len(shown):
+        outcome = "cannot be read" if self.dry_run and not self.plan.failed_before else "failed"
+        failures = first_failures(self._failed)
+        lines = [f"{len(self._failed)} inputs {outcome} ({reasons}):"]
+        lines += (f"  {failure.reason:>10}  {failure.message}" for failure in failures)
+        if rest := len(self._failed) - len(failures):
             lines.append(f"  … and {rest} more" + f": {command('cache', 'failed', self.store)}" * (not self.dry_run))
         return lines
 

@@ -145,10 +145,10 @@ def audit(
     recipe, kind = store.recipe, KINDS[store.recipe.kind]
     progress = progress or Progress.silent()
     if not len(store):
-        raise ConfigError(f"{store.path} is empty: there is nothing to make again yet")
+        raise ConfigError(f"{store.place} is empty: there is nothing to make again yet")
     inputs = InputLookup(store, images)
     if inputs.place is None:
-        raise ConfigError(f"which {kind.takes}s was {store.path} made from? Name their folder: --images FOLDER")
+        raise ConfigError(f"which {kind.takes}s was {store.place} made from? Name their folder: --images FOLDER")
     live = LiveWorld.for_store(store, world=world, device=device)
     order = sorted(store.keys)  # the order of shards says nothing
     random.Random(seed).shuffle(order)
@@ -164,7 +164,7 @@ def audit(
             unusable.append((next(iter(inputs.names(key)), key), error.reason, str(error)))
     if not usable:
         raise ConfigError(
-            f"of the {len(unusable)} {kind.takes}s of {store.path}, none is in {inputs.place} as it was, so nothing "
+            f"of the {len(unusable)} {kind.takes}s of {store.place}, none is in {inputs.place} as it was, so nothing "
             f"can be made again ({unusable[0][2]}). Name the folder the store was made from with --images"
         )
     compared: list[Compared] = []
@@ -177,15 +177,15 @@ def audit(
                 for keys in _parts(group, size):
                     pixels = [inputs.load(key).pixels for key in keys]
                     fresh = live.roll_out_batch(pixels, keys, size=size).numpy()
-                    for key, latent, own in zip(keys, fresh, pixels, strict=True):
+                    for key, latent, input_pixels in zip(keys, fresh, pixels, strict=True):
                         source = next(iter(inputs.names(key)), key)
-                        found = _compare(store, key, source, latent, differs, allowed)
-                        if found.verdict == "different" and not differs and size > 1:
+                        comparison = _compare(store, key, source, latent, differs, allowed)
+                        if comparison.verdict == "different" and not differs and size > 1:
                             # a product may round otherwise at another place in a batch: one batch tries them all
-                            everywhere = live.roll_out_batch([own] * size, [key] * size, size=size).numpy()
+                            everywhere = live.roll_out_batch([input_pixels] * size, [key] * size, size=size).numpy()
                             places = (_compare(store, key, source, each, differs, allowed) for each in everywhere)
-                            found = next((each for each in places if each.verdict == "equal"), found)
-                        compared.append(found)
+                            comparison = next((each for each in places if each.verdict == "equal"), comparison)
+                        compared.append(comparison)
                     bar.advance(len(keys))
     ranks = {key: rank for rank, key in enumerate(usable)}
     compared.sort(key=lambda sample: ranks[sample.key])
@@ -193,7 +193,7 @@ def audit(
 
 
 def _by_maker(store: LatentStore, keys: Sequence[str]) -> list[tuple[list[str], Mapping[str, Any]]]:
-    """Keys by what is recorded of who made them; of a shard copied from several, what is the same in all of them."""
+    """Keys grouped by the recorded software and device; of a merged shard, by the facts that all its sources share."""
     records = {record.shard: record for record in store.records()}
     groups: dict[str, tuple[list[str], Mapping[str, Any]]] = {}
     for key, row in zip(keys, store.rows_of(keys).tolist(), strict=True):

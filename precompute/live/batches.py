@@ -41,9 +41,9 @@ class LiveBatches:
         self._recipe, self._size = store.recipe, size
         self._inputs = InputLookup(store, images)
         if self._inputs.place is None and fallback is not None:
-            self._inputs = InputLookup(store, fallback, own=False)
+            self._inputs = InputLookup(store, fallback, named_by_user=False)
         if self._inputs.place is None:
-            raise ConfigError(f"which inputs was {store.path} made from? Name their folder: --images FOLDER")
+            raise ConfigError(f"which inputs was {store.place} made from? Name their folder: --images FOLDER")
         self._live = LiveWorld.for_store(store, world=world, device=device)
 
     def check(self, keys: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...pipeline.errors import ConfigError
 from ...pipeline.latents.keys import key_of_bytes
-from ...pipeline.latents.recipe import Recipe
+from ...pipeline.latents.recipe import Recipe, recipe_of_draw
 from ...pipeline.latents.world_model import WorldModel
 from ...pipeline.machine import DeviceName, resolve_device
 from ...pipeline.progress import Progress
@@ -25,20 +25,6 @@ from ..worlds.network.offloading import load_or_offload
 from ..worlds.prompts import embed_prompts, load_prompt_embeddings
 from ..worlds.source import find_family, resolve_world
 from ..worlds.text_embeddings import TextEmbeddings
-
-
-def recipe_of_draw(recipe: Recipe, draw: int) -> Recipe:
-    """The recipe of one future: that of the `draw`-th after a recipe's own, or of the `draw`-th of kind samples.
-
-    Raises:
-        ConfigError: the recipe predicts no future.
-    """
-    if not recipe.traits.predicts:
-        raise ConfigError(f"latents of kind {recipe.kind} hold no predicted future, so there are no draws of it")
-    changes: dict[str, object] = {"draw": recipe.draw + draw}
-    if recipe.traits.has_draws:
-        changes |= {"kind": "rollout", "draws": 1, "rollout_steps": recipe.rollout_steps // recipe.draws}
-    return recipe.model_copy(update=changes)
 
 
 def require_noise(recipe: Recipe, world: str | None) -> None:
@@ -87,7 +73,7 @@ class LiveWorld(LatentDecoder):
         *,
         world: str | None = None,
         device: DeviceName = "auto",
-        text: Path | None = None,
+        text: TextEmbeddings | None = None,
         memory: float | None = None,
         progress: Progress | None = None,
     ) -> LiveWorld:
@@ -95,7 +81,7 @@ class LiveWorld(LatentDecoder):
 
         Args:
             world: where it lies; by default the Hub id in the recipe, or the embedded worldlet.
-            text: file of the recipe's prompt embeddings, where it has a prompt.
+            text: the recipe's prompt embeddings, where it has a prompt.
             memory: plan for a GPU of so many GiB; None is what is free on the device.
             progress: where warnings of inputs go; None is `Progress.to_logger()`.
         Raises:
@@ -115,8 +101,8 @@ class LiveWorld(LatentDecoder):
         require_rules(recipe, source)
         require_room_to_roll_out(source, recipe, device, memory=memory, progress=progress)
         where = str(resolve_device(device))
-        embeddings = TextEmbeddings.load(text) if text else embed_prompts(source.folder, recipe, source.family.text)
-        load = partial(source.family.load, source.folder, compute_dtype=recipe.compute_dtype, text=embeddings)
+        text = text or embed_prompts(source.folder, recipe, source.family.text)
+        load = partial(source.family.load, source.folder, compute_dtype=recipe.compute_dtype, text=text)
         loaded = load_or_offload(lambda device: load(device=device), where, progress or Progress.to_logger())
         live = cls(loaded, recipe, fps=float(source.card.fps), name=source.name, device=where, progress=progress)
         live.knows_scenes_alone = source.knows_scenes_alone
@@ -134,13 +120,12 @@ class LiveWorld(LatentDecoder):
     ) -> LiveWorld:
         """Load the world model a store was made with, and the prompt embeddings it keeps; raises as `for_recipe`."""
         del steps  # all are rolled out
-        text = store.path / PROMPT
-        live = cls.for_recipe(
-            store.recipe, world=world, device=device, text=text if text.is_file() else None, progress=progress
-        )
+        is_kept = PROMPT in store.place.names("")
+        text = TextEmbeddings.load_from(store.place, PROMPT) if is_kept else None
+        live = cls.for_recipe(store.recipe, world=world, device=device, text=text, progress=progress)
         if store.recipe.prompts == "sample":
-            prompts, negative = store.prompts(), TextEmbeddings.load(text).negative if text.is_file() else None
-            live._texts = lambda keys: load_prompt_embeddings(store.path, [prompts[key] for key in keys], negative)
+            prompts, negative = store.prompts(), text.negative if text else None
+            live._texts = lambda keys: load_prompt_embeddings(store.place, [prompts[key] for key in keys], negative)
         return live
 
     def roll_out(self, file: Path, *, draw: int | None = None) -> Float[Tensor, "1 C T H W"]:

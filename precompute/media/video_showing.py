@@ -1,4 +1,4 @@
-"""From a decoded frame to the picture that a player shows: what the file says of its own showing, applied or noted.
+"""From a decoded frame to the picture that a player shows, by what the file states of its display.
 
 matrix, range       by FFmpeg's swscale, as stated; BT.601 where no matrix is, as FFmpeg does
 transfer            PQ and HLG to SDR (video_colours.py); others are taken as they are
@@ -97,8 +97,8 @@ class Showing:
         if transfer == "sdr" and primaries == _BT709:
             return pixels
         self._notes[PRIMARIES_CONVERTED if transfer == "sdr" else FROM_HDR[transfer]] = None
-        shown = to_bt709(pixels[..., :3], transfer, primaries, white=white)
-        return np.dstack([shown, (pixels[..., 3] // (most // 255)).astype(np.uint8)]) if has_alpha else shown
+        rgb = to_bt709(pixels[..., :3], transfer, primaries, white=white)
+        return np.dstack([rgb, (pixels[..., 3] // (most // 255)).astype(np.uint8)]) if has_alpha else rgb
 
     def _note_colours(self, frame: VideoFrame) -> None:
         if frame.colorspace not in _MATRICES:

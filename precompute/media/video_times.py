@@ -1,4 +1,4 @@
-"""Which frames a clip is made of, where it is to have a rate of its own.
+"""Choose the frames of a clip that is to have a rate of its own.
 
 The frame of a moment is the one nearest to it in time; of two equally near, the earlier. The last frame is there until
 half of its duration is over. Containers round times, Matroska to a millisecond, so a difference of so little is none:
@@ -56,17 +56,17 @@ def nearest(frames: Iterable[Timed[Frame]], wanted: Sequence[Fraction]) -> Itera
     """
     before: Timed[Frame] | None = None
     at = 0
-    for here in frames:
+    for moment in frames:
         # a later one cannot be nearer than one that is this near
-        while at < len(wanted) and wanted[at] <= here.time_s + ROUNDING_S:
-            if before is None or wanted[at] - before.time_s - abs(here.time_s - wanted[at]) > ROUNDING_S:
-                yield here.frame
+        while at < len(wanted) and wanted[at] <= moment.time_s + ROUNDING_S:
+            if before is None or wanted[at] - before.time_s - abs(moment.time_s - wanted[at]) > ROUNDING_S:
+                yield moment.frame
             else:
                 yield before.frame
             at += 1
         if at == len(wanted):
             return
-        before = here
+        before = moment
     if before is not None:
         end = before.time_s + before.duration_s / 2 + ROUNDING_S
         while at < len(wanted) and wanted[at] <= end:
@@ -78,13 +78,13 @@ def from_moment(frames: Iterable[Timed[Frame]], start_s: Fraction) -> Iterator[F
     """The frames as they are stored, from the one nearest to a moment on."""
     frames = iter(frames)
     before: Timed[Frame] | None = None
-    for here in frames:
-        if here.time_s + ROUNDING_S >= start_s:
-            if before is not None and start_s - before.time_s - abs(here.time_s - start_s) <= ROUNDING_S:
+    for moment in frames:
+        if moment.time_s + ROUNDING_S >= start_s:
+            if before is not None and start_s - before.time_s - abs(moment.time_s - start_s) <= ROUNDING_S:
                 yield before.frame
-            yield here.frame
+            yield moment.frame
             break
-        before = here
+        before = moment
     else:
         if before is not None and start_s <= before.time_s + before.duration_s / 2 + ROUNDING_S:
             yield before.frame

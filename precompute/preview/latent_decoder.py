@@ -24,7 +24,8 @@ from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..inputs.sandbox import shared_decoder
 from ..media.images import to_image
-from ..rollout.kinds import KINDS, Loaded
+from ..rollout.kind import Loaded
+from ..rollout.kinds import KINDS
 from ..worlds.memory import Memory
 from ..worlds.scene_look import MEANS_NOTHING, is_scene
 from ..worlds.source import WORLDLET, WorldSource, find_autoencoder, resolve_world
@@ -98,7 +99,7 @@ class LatentDecoder:
             ConfigError: it is another one, or has another latent space, or the device is too small.
             WorldModelError: it cannot be found or loaded.
         """
-        require_pictures(store.recipe, f"no pictures of {store.path.name}")
+        require_pictures(store.recipe, f"no pictures of {store.place.name}")
         name = place_of(store.recipe, world)
         source = find_autoencoder(name)
         identity = source.identity or (resolve_world(name).identity if name == WORLDLET else "")
@@ -106,11 +107,11 @@ class LatentDecoder:
             require_weights(store.recipe, name, identity)
         elif (space := source.latent_spec()) != store.spec:
             raise ConfigError(
-                f"{store.path} was made in another latent space ({store.spec.channels} channels) than that of "
+                f"{store.place} was made in another latent space ({store.spec.channels} channels) than that of "
                 f"{source.folder} ({space.channels} channels, or other means and deviations): it would decode to "
                 "noise. Name the world model it was made with: --world PATH"
             )
-        source.require("decode", f"no pictures of {store.path.name}")
+        source.require("decode", f"no pictures of {store.place.name}")
         need = require_room_to_decode(source, store.recipe, device, steps=steps, progress=progress)
         where = str(resolve_device(device))
         peak = PeakMemory(where)
@@ -203,8 +204,8 @@ class LatentDecoder:
         except ImageError as error:
             if error.reason != FailureReason.FORMAT:
                 raise
-            told = f"{error}. This run was trained on {kind.takes}s: ask it about {kind.takes}s"
-            raise ImageError(FailureReason.FORMAT, told) from error
+            message = f"{error}. This run was trained on {kind.takes}s: ask it about {kind.takes}s"
+            raise ImageError(FailureReason.FORMAT, message) from error
         for note in loaded.notes:
             self._progress.warn(f"{file}: {note}")
         if file not in self._warned and not self.is_known(np.asarray(to_image(loaded.first))):
@@ -264,7 +265,7 @@ class LatentDecoder:
 
 
 def place_of(recipe: Recipe, world: str | None) -> str:
-    """Where to look for the world model of a recipe: where it is said to be, on the Hub, or in the package."""
+    """Where the world model of a recipe is: the place that the user named, the Hub, or the package."""
     return world or (recipe.world.removeprefix("hub:") if recipe.world.startswith("hub:") else WORLDLET)
 
 
@@ -288,13 +289,13 @@ def require_rules(recipe: Recipe, source: WorldSource) -> None:
         ConfigError: its latents were made by another version of engine or pixels.
     """
     kind = KINDS[recipe.kind]
-    for what, stated, here in (
+    for what, stated, actual in (
         ("engine", recipe.engine, source.family.engine),
         (f"{kind.takes} rules", recipe.image_rules, kind.rules),
     ):
-        if stated != here:
+        if stated != actual:
             raise ConfigError(
-                f"these latents were made by version {stated} of the {what}, this theworld has version {here}: it "
+                f"these latents were made by version {stated} of the {what}, this theworld has version {actual}: it "
                 "makes others by design. Use the release that made them"
             )
 

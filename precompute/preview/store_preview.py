@@ -47,7 +47,7 @@ GUARDRAIL_NOTE = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preview:
-    """What was drawn."""
+    """The files of a preview."""
 
     files: tuple[Path, ...]
     samples: tuple[tuple[str, str], ...]
@@ -94,7 +94,7 @@ def preview(
     """
     progress = progress or Progress.silent()
     if not len(store):
-        raise ConfigError(f"{store.path} is empty: there is nothing to look at yet")
+        raise ConfigError(f"{store.place} is empty: there is nothing to look at yet")
     keys = [key_named(store, name) for name in wanted] if wanted else _sample_keys(store, samples, seed)
     if store.recipe.traits.is_distribution:
         steps = 0  # a log-variance is no picture
@@ -132,7 +132,7 @@ def preview(
     selection = f"{len(rows)} of {len(store)} samples" + ("" if wanted else f", drawn by seed {seed}")
     strangers = _strangers(rows, decoder)
     files = _write(
-        rows, _words(store, decoder, labels, selection, strangers), labels, decoder, out / store.path.name, video
+        rows, _words(store, decoder, labels, selection, strangers), labels, decoder, out / store.place.name, video
     )
     memory = [note] if (note := decoder.memory_note()) else []
     return Preview(
@@ -162,7 +162,7 @@ def _words(store: LatentStore, decoder: LatentDecoder, labels: Sequence[str], se
     horizon = horizon_s(recipe, store.spec, decoder.fps)
     steps = f"{recipe.rollout_steps} steps" + ("" if horizon is None else f" = {horizon:.1f} s ahead")
     return Words(
-        title=store.path.name,
+        title=store.place.name,
         about=(f"{strangers}are no scenes of the worldlet: those futures mean nothing. " if strangers else "")
         + f"{recipe.kind} by {decoder.name}, {recipe.height}x{recipe.width}, {steps}; {selection}",
         columns=[(frames_per_latent * t, labels[t]) for t in columns],
@@ -215,12 +215,12 @@ class _Futures:
         fitting = ours.traits.is_image_rollout and theirs.traits.is_real_video
         if not fitting or theirs.rollout_steps < ours.rollout_steps:
             raise ConfigError(
-                f"--true {true.path} holds {theirs.kind} of {theirs.rollout_steps} steps; beside {ours.kind} of "
+                f"--true {true.place} holds {theirs.kind} of {theirs.rollout_steps} steps; beside {ours.kind} of "
                 f"{ours.rollout_steps} steps it takes rollouts and real frames of at least as many: "
                 + command("precompute", "VIDEOS", "--kind", "frames", "--steps", f"{ours.rollout_steps}")
             )
         if differing := [name for name in shared_fields if getattr(ours, name) != getattr(theirs, name)]:
-            raise ConfigError(f"--true {true.path} differs from {store.path} in {', '.join(differing)}")
+            raise ConfigError(f"--true {true.place} differs from {store.place} in {', '.join(differing)}")
         self.store = true
         self._keys: dict[str, str] = {}
         for source, keys in true.sources().items():

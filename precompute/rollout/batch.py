@@ -17,7 +17,7 @@ from ...pipeline.latents.world_model import WorldModel
 from ...pipeline.machine import cpu_model
 from ..worlds.network.precision import FULL, full_float32
 from ..worlds.text_embeddings import PromptedWorld, TextEmbeddings
-from .kinds import Kind
+from .kind import Kind
 
 
 def latents_of_batch(

@@ -20,7 +20,7 @@ from ...pipeline.latents.world_model import Autoencoder, WorldModel
 
 
 def roll_out_in_chunks(
-    world: WorldModel, seen: Float[Tensor, "B 3 *frames height width"], keys: Sequence[str], recipe: Recipe
+    world: WorldModel, pixels: Float[Tensor, "B 3 *frames height width"], keys: Sequence[str], recipe: Recipe
 ) -> Float[Tensor, "B C T H W"]:
     """Standardised float32 latents of the observed frames and their predicted future, made chunk by chunk.
 
@@ -29,7 +29,7 @@ def roll_out_in_chunks(
     later chunk; its frames that repeat the end of the chunk before are dropped.
 
     Args:
-        seen: float32 in [-1, 1], images or the first frames of videos. keys: one per input.
+        pixels: float32 in [-1, 1], images or the first frames of videos. keys: one per input.
     """
     assert isinstance(world, Autoencoder)  # the kind's check refused a family that cannot decode
     frames = 1 + recipe.rollout_steps * recipe.stride
@@ -37,7 +37,7 @@ def roll_out_in_chunks(
         update={"rollout_steps": recipe.chunk_frames - 1, "stride": 1, "chunk_frames": 0, "chunk_context": 0}
     )
     repeated = 1 + (recipe.chunk_context - 1) // world.spec.temporal_stride
-    latents = world.rollout(seen, keys, chunk)
+    latents = world.rollout(pixels, keys, chunk)
     parts, latent_count = [latents], recipe.chunk_frames
     while latent_count < frames:
         # decode the whole chunk: its last latent alone would decode to one frame, not four

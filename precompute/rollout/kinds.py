@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from PIL import Image
@@ -17,7 +16,7 @@ from ...pipeline.files.images import decode as image_files
 from ...pipeline.files.images.formats import name_format
 from ...pipeline.latents.kinds import KINDS as TRAITS
 from ...pipeline.latents.kinds import KindName
-from ...pipeline.latents.recipe import IMAGE_RULES, VIDEO_RULES, VIEW_RULES, Recipe
+from ...pipeline.latents.recipe import IMAGE_RULES, VIDEO_RULES, VIEW_RULES, Recipe, recipe_of_draw
 from ...pipeline.latents.spec import LatentSpec, latent_frames, video_frames
 from ...pipeline.latents.world_model import Autoencoder, HasHiddenStates, WorldModel
 from ..media import images, video, video_files
@@ -26,70 +25,8 @@ from ..media.views import load_views
 from ..worlds.family import most_frames, read_configs, settings_of
 from ..worlds.source import WorldSource
 from .chunks import roll_out_in_chunks
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """One input, ready for the world model."""
-
-    pixels: Tensor
-    """Float32 in [-1, 1]: (3, height, width) of an image, (3, F, height, width) of a video or of several views."""
-    notes: tuple[str, ...] = ()
-    """What was done with the input, or could not be, that a person should know. Each is counted over the inputs of a
-    job and printed behind their number: `3 videos: turned upright`."""
-    rate: float | None = None
-    """Of a video: frames a second of the file, on average."""
-
-    @property
-    def first(self) -> Tensor:
-        """The image, or the first frame or view, (3, height, width)."""
-        return self.pixels if self.pixels.ndim == 3 else self.pixels[:, 0]
-
-
-class Kind(Protocol):
-    """One kind of recipe: its input files, its work, and the words for both."""
-
-    takes: str
-    """Noun for one input, such as `image`."""
-    makes: str
-    """Plural noun for the results."""
-    doing: str
-    phase: str
-    """Name of the work in shard records and, as a `FailureReason`, in the ledger."""
-    suffixes: frozenset[str]
-    max_bytes: int
-    """Largest input file."""
-    rules: int
-    """Version of the rules that turn a file into pixels."""
-    batch: tuple[int, int]
-    """The largest batch by default, on a CPU and on a GPU; of large pictures it is smaller (batch_size.py)."""
-
-    def check(self, recipe: Recipe, world: WorldSource) -> None:
-        """Raise ConfigError where this world model cannot make the recipe's latents."""
-        ...
-
-    def describe(self, recipe: Recipe, world: WorldSource) -> str:
-        """One line for the plan: what is made of one input."""
-        ...
-
-    def load(
-        self, content: bytes, recipe: Recipe, spec: LatentSpec, source: str, window: Window | None = None
-    ) -> Loaded:
-        """Pixels from the bytes of a file.
-
-        Args:
-            spec: latent space of the world model; it states how many video frames one latent frame covers.
-            source: the file's name in error messages.
-            window: of a video, where it is read: a clip begins there, and an image is the frame at its start. None is
-                the video from its first frame on, or an image file.
-        Raises:
-            ImageError: it cannot be used.
-        """
-        ...
-
-    def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
-        """Standardised float32 latents (B, C, T, H, W) of the pixels of several inputs."""
-        ...
+from .clip_limits import check_clip, check_window
+from .kind import Kind, Loaded
 
 
 class _Rollout(Kind):
@@ -100,7 +37,7 @@ class _Rollout(Kind):
     batch = (8, 16)
 
     def check(self, recipe: Recipe, world: WorldSource) -> None:
-        _check_window(recipe, world, steps=recipe.rollout_steps)
+        check_window(recipe, world, steps=recipe.rollout_steps)
 
     def describe(self, recipe: Recipe, world: WorldSource) -> str:
         return f"{recipe.rollout_steps} steps = {_future(recipe, world, recipe.rollout_steps)}"
@@ -122,19 +59,14 @@ class _Samples(_Rollout):
     makes = "sets of rollouts"
 
     def check(self, recipe: Recipe, world: WorldSource) -> None:
-        _check_window(recipe, world, steps=recipe.rollout_steps // recipe.draws)
+        check_window(recipe, world, steps=recipe.rollout_steps // recipe.draws)
 
     def describe(self, recipe: Recipe, world: WorldSource) -> str:
         steps = recipe.rollout_steps // recipe.draws
         return f"{recipe.draws} futures of {steps} steps = {_future(recipe, world, steps)}"
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
-        steps = recipe.rollout_steps // recipe.draws
-        single = {"kind": "rollout", "rollout_steps": steps, "draws": 1}
-        rollouts = [
-            _roll_out(world, batch, keys, recipe.model_copy(update={**single, "draw": draw}))
-            for draw in range(recipe.draw, recipe.draw + recipe.draws)
-        ]
+        rollouts = [_roll_out(world, batch, keys, recipe_of_draw(recipe, number)) for number in range(recipe.draws)]
         return torch.cat([rollouts[0][:, :, :1], *(future[:, :, 1:] for future in rollouts)], dim=2)
 
 
@@ -246,7 +178,7 @@ class _Frames(Kind):
     def check(self, recipe: Recipe, world: WorldSource) -> None:
         world.require("encode_video", f"--kind {recipe.kind}")
         # no window to check: the VAE is causal and nothing is predicted
-        _check_clip(recipe, self.frames(recipe, world.latent_spec()))
+        check_clip(recipe, self.frames(recipe, world.latent_spec()))
 
     def describe(self, recipe: Recipe, world: WorldSource) -> str:
         stride_note = f", every {recipe.stride}. of the encoding" if recipe.stride > 1 else ""
@@ -305,8 +237,8 @@ class _Continuation(_Frames):
                 f"--observed-frames {observed} are more than the first chunk holds, {recipe.chunk_frames} latent "
                 f"frames of {world.name}. Choose at most {largest}"
             )
-        _check_clip(recipe, observed)
-        _check_window(recipe, world, steps=recipe.rollout_steps)
+        check_clip(recipe, observed)
+        check_window(recipe, world, steps=recipe.rollout_steps)
 
     def describe(self, recipe: Recipe, world: WorldSource) -> str:
         return (
@@ -326,57 +258,6 @@ def _roll_out(world: WorldModel, observed: Tensor, keys: Sequence[str], recipe: 
     if recipe.chunk_frames:
         return roll_out_in_chunks(world, observed, keys, recipe)
     return world.rollout(observed, keys, recipe)
-
-
-def _check_window(recipe: Recipe, world: WorldSource, *, steps: int) -> None:
-    """Refuse clips longer than those the world model was trained on, unless they are made in chunks."""
-    stride, window, context = recipe.stride, world.card.window, recipe.chunk_context
-    temporal = world.latent_spec().temporal_stride
-    frames = 1 + steps * stride
-    if (most := most_frames(world.family, read_configs(world.folder))) is not None:
-        _check_kept_state(recipe, world, frames, most)
-        return
-    if context:
-        world.require("decode", f"--chunk-context {context} begins each chunk with decoded frames")
-    if context and ((context - 1) % temporal or (context - 1) // temporal + 2 > recipe.chunk_frames):
-        raise ConfigError(
-            f"--chunk-context {context}: a chunk begins with 1 + a multiple of {temporal} video frames and has "
-            f"{recipe.chunk_frames} latent frames in all. Choose 1 or {1 + temporal}"
-        )
-    if max(frames if not context else 0, recipe.chunk_frames) > window:
-        settings = settings_of(world.family)
-        last = 1 if settings is not None and settings.most_seen == 1 else 1 + temporal
-        in_chunks = (
-            f", or roll out chunk by chunk: --chunk-context {last} begins each with the last "
-            f"{'frame' if last == 1 else f'{last} frames'} of the one before"
-        )
-        raise ConfigError(
-            f"--steps {steps} with --stride {stride} is a clip of {frames} latent frames; {world.name} "
-            f"was trained on {window}, and beyond that its predictions mean nothing. "
-            f"Choose --steps of at most {(window - 1) // stride}{in_chunks if world.can('decode') else ''}"
-        )
-
-
-def _check_kept_state(recipe: Recipe, world: WorldSource, frames: int, most: int) -> None:
-    """The same, where the world model goes on from a state that it keeps."""
-    if recipe.chunk_context:
-        raise ConfigError(
-            f"--chunk-context {recipe.chunk_context}: {world.name} goes on from the state that it keeps, and decodes "
-            "nothing on the way. Leave it out"
-        )
-    if frames > most:
-        raise ConfigError(
-            f"this clip has {frames} latent frames (--steps, --stride), and {world.name} has positions for {most}. "
-            f"Choose --steps of at most {(most - 1) // recipe.stride}"
-        )
-
-
-def _check_clip(recipe: Recipe, frames: int) -> None:
-    if frames * recipe.height * recipe.width > video.MAX_CLIP_PIXELS:
-        raise ConfigError(
-            f"{frames} video frames of {recipe.height}x{recipe.width} are more than one clip may hold in memory "
-            f"({video.MAX_CLIP_PIXELS:,} pixels). Choose fewer --steps, a smaller --stride or a smaller --size"
-        )
 
 
 def _future(recipe: Recipe, world: WorldSource, steps: int) -> str:

@@ -117,7 +117,7 @@ def _viewer_of(store: LatentStore) -> LatentDecoder:
     recipe = store.recipe
     if not recipe.traits.begins_with_encoding or recipe.stride != 1 or 1 + 4 * recipe.rollout_steps != VIDEO_FRAMES:
         raise ConfigError(
-            f"{store.path} does not hold rollouts over the {VIDEO_FRAMES} frames of a scene: "
+            f"{store.place} does not hold rollouts over the {VIDEO_FRAMES} frames of a scene: "
             f"precompute with --steps {(VIDEO_FRAMES - 1) // 4}"
         )
     return LatentDecoder.for_store(store, device="cpu")

@@ -78,9 +78,9 @@ def wan_forward_flops(
     deep, tall, wide = config["patch_size"]
     n = (frames // deep) * (height // tall) * (width // wide)
     d = config["num_attention_heads"] * config["attention_head_dim"]
-    seen = TEXT_TOKENS + image_tokens
+    attended = TEXT_TOKENS + image_tokens
     attention = 8 * n * d**2 + 4 * n**2 * d
-    cross_attention = 4 * n * d**2 + 4 * seen * d**2 + 4 * n * seen * d
+    cross_attention = 4 * n * d**2 + 4 * attended * d**2 + 4 * n * attended * d
     layers = config["num_layers"] * (attention + cross_attention + 4 * n * d * config["ffn_dim"])
     text = 2 * TEXT_TOKENS * (config["text_dim"] * d + d**2)
     channels = config["in_channels"] + config["out_channels"]

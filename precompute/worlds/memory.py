@@ -1,4 +1,4 @@
-"""How much memory a world model takes: an optional member of a family, so that each says its own. Loads no torch.
+"""How much memory a world model takes, by the estimate of its own family. Loads no torch.
 
 An estimate comes from configs and shapes alone, before any weights are there. Of a family that says nothing, nothing
 is known, and a plan says that.
@@ -38,7 +38,7 @@ class Memory:
 
     @classmethod
     def at_most(cls, weights: int, stages: Mapping[str, int], *, offloadable: int = 0) -> Memory:
-        """Of stages that follow one another: the one that takes most decides."""
+        """The memory of stages that follow one another: the largest one decides."""
         during = max(stages, key=lambda name: stages[name])
         return cls(weights=weights, computed=stages[during], during=during, offloadable=offloadable)
 
@@ -105,7 +105,7 @@ def memory_of_batch(
     """
     if not isinstance(family, HasMemoryEstimate):
         return None
-    need = _known(lambda: family.memory_of_batch(_plain(configs), recipe, batch))
+    need = _memory_or_none(lambda: family.memory_of_batch(_plain(configs), recipe, batch))
     if need is None:
         return None
     return need.offloaded() if offload else need.on(limit)
@@ -115,14 +115,14 @@ def memory_of_decoding(family: WorldFamily, configs: Configs, frames: int, heigh
     """The most that decoding a clip takes; None where it is not known. Arguments are as of `HasMemoryEstimate`."""
     if not isinstance(family, HasMemoryEstimate):
         return None
-    return _known(lambda: family.memory_of_decoding(_plain(configs), frames, height, width))
+    return _memory_or_none(lambda: family.memory_of_decoding(_plain(configs), frames, height, width))
 
 
 def _plain(configs: Configs) -> Configs:
     return {part: config for part, config in configs.items() if is_plain(config)}
 
 
-def _known(say: Callable[[], Memory]) -> Memory | None:
+def _memory_or_none(say: Callable[[], Memory]) -> Memory | None:
     try:
         return say()
     # a config of no such class: loading says why

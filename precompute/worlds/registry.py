@@ -129,8 +129,8 @@ def _explanation(reasons: Mapping[str, str], families: Mapping[str, Registered],
     names_by_reason: dict[str, list[str]] = {}
     for name, reason in near.items():
         names_by_reason.setdefault(reason, []).append(f"{name} ({families[name].family.title})")
-    said = "; ".join(f"no {' and no '.join(names)}: {reason}" for reason, names in names_by_reason.items())
-    return f"It is {said}" if configs else f"It is {said} ({layout})"
+    lacking = "; ".join(f"no {' and no '.join(names)}: {reason}" for reason, names in names_by_reason.items())
+    return f"It is {lacking}" if configs else f"It is {lacking} ({layout})"
 
 
 def load_world(

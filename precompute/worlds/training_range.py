@@ -22,11 +22,11 @@ def far_from_training(world: WorldSource, recipe: Recipe) -> list[str]:
 
     Of kinds that predict nothing, only the size is looked at.
     """
-    found = [_size(world, recipe)]
+    distances = [_size(world, recipe)]
     settings = settings_of(world.family)
     if recipe.traits.predicts and recipe.rollout_steps and (settings is None or settings.noise):
-        found += [_length(world, recipe), _denoise_steps(world, recipe)]
-    return [warning for warning in found if warning]
+        distances += [_length(world, recipe), _denoise_steps(world, recipe)]
+    return [warning for warning in distances if warning]
 
 
 def _training(world: WorldSource) -> Training:
@@ -49,9 +49,9 @@ def _size(world: WorldSource, recipe: Recipe) -> str:
     )
 
 
-def _distance(one: tuple[int, int], other: tuple[int, int]) -> float:
+def _distance(size: tuple[int, int], other: tuple[int, int]) -> float:
     """Of two sizes: their shapes count twice as much as their pixels."""
-    height, width = (math.log(a / b) for a, b in zip(one, other, strict=True))
+    height, width = (math.log(a / b) for a, b in zip(size, other, strict=True))
     return abs(height + width) + 2 * abs(height - width)
 
 

@@ -14,11 +14,11 @@ from theworld.pipeline.errors import ConfigError, QuestionError
 from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.store.folder import create_store, open_store
 from theworld.train.config import TrainConfig
-from theworld.train.evaluation.adaptive import ADAPTIVE, Adaptive, Policy, compare_policies
 from theworld.train.evaluation.answer import ask
 from theworld.train.evaluation.evaluate import evaluate
-from theworld.train.evaluation.gates import parse_rule
 from theworld.train.evaluation.live_answer import answer_live
+from theworld.train.evaluation.policies.adaptive import ADAPTIVE, Adaptive, Policy, compare_policies
+from theworld.train.evaluation.policies.gates import parse_rule
 from theworld.train.reader.layouts import LAYOUTS
 from theworld.train.runs.folder import load_run
 from theworld.train.runs.meta import read_meta

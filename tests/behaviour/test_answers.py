@@ -19,16 +19,13 @@ from theworld.pipeline.store.folder import open_store
 from theworld.train.config import AnswerConfig, TrainConfig
 from theworld.train.data.arms import open_arm, parse_arm
 from theworld.train.data.batches import encode, pad_rows
-from theworld.train.evaluation import answer
-from theworld.train.evaluation.answer import Response, answer_all, ask
-from theworld.train.evaluation.evaluate import (
-    Evaluation,
-    compare_evaluations,
-    evaluate,
-    evaluate_shown,
-    read_evaluation,
-    rescored,
-)
+from theworld.train.evaluation.answer import ask
+from theworld.train.evaluation.answering import many
+from theworld.train.evaluation.answering.many import Response, answer_all
+from theworld.train.evaluation.evaluate import evaluate, evaluate_shown
+from theworld.train.evaluation.results.compare import compare_evaluations
+from theworld.train.evaluation.results.rescore import rescored
+from theworld.train.evaluation.results.saved import Evaluation, read_evaluation
 from theworld.train.evaluation.session import _without_letters
 from theworld.train.language.lm import LanguageModel
 from theworld.train.questions.record import Question, read_questions, select_split
@@ -64,8 +61,8 @@ def said(place: Path, *, batch_size: int = 5, arm: str = "rollout") -> list[Resp
 @pytest.mark.parametrize("arm", ["rollout", "text"])
 def test_packing_changes_no_answer(place: Path, monkeypatch: pytest.MonkeyPatch, arm: str) -> None:
     packed = said(place, batch_size=64, arm=arm)
-    monkeypatch.setattr(answer, "_PACK", 1)
-    monkeypatch.setattr(answer, "_PACK_CHOICES", 1)
+    monkeypatch.setattr(many, "_PACK", 1)
+    monkeypatch.setattr(many, "_PACK_CHOICES", 1)
     alone = said(place, batch_size=3, arm=arm)
     assert [(one.text, one.generated) for one in packed] == [(one.text, one.generated) for one in alone]
     for one, other in zip(packed, alone, strict=True):

@@ -17,7 +17,7 @@ WORLDLET = "precompute/worldlet/"
 """Making its scenes and weights is a workshop of its own."""
 
 DOORS = {
-    "accelerate": ["train/training/loop.py"],
+    "accelerate": ["train/training/accelerate_setup.py"],
     "av": ["pipeline/files/images/jpeg_scan.py", "precompute/media/video"],
     "datasets": ["pipeline/files/tables/arrow.py"],
     "diffusers": ["precompute/worlds/"],

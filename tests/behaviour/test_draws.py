@@ -11,17 +11,20 @@ from typer.testing import CliRunner
 
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, StoreMismatchError
+from theworld.pipeline.latents.recipe import recipe_of_draw
 from theworld.pipeline.latents.tensors import as_tensor
 from theworld.pipeline.store.folder import open_store
 from theworld.precompute.live.batches import LiveBatches
-from theworld.precompute.live.world import LazyRollout, recipe_of_draw
+from theworld.precompute.live.world import LazyRollout
 from theworld.train.config import TrainConfig
 from theworld.train.evaluation.abstention import abstain
-from theworld.train.evaluation.answer import Response
+from theworld.train.evaluation.answering.many import Response
 from theworld.train.evaluation.draws import DrawLatents, average, require_draws
-from theworld.train.evaluation.evaluate import Evaluation, evaluate, read_evaluation, rescored
+from theworld.train.evaluation.evaluate import evaluate
 from theworld.train.evaluation.metrics import Prediction
 from theworld.train.evaluation.report import run_page
+from theworld.train.evaluation.results.rescore import rescored
+from theworld.train.evaluation.results.saved import Evaluation, read_evaluation
 from theworld.train.runs.meta import read_meta
 from theworld.train.training.train import train
 

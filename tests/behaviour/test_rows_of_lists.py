@@ -69,7 +69,7 @@ def test_inputs_of_lists_are_found_again_by_the_list_or_the_folder(place: Path) 
     assert len(store) == 3
     assert all_found(store, place / "photos")
     assert all_found(store, place / "l.jsonl", column="mine", image_root=place / "photos")
-    assert not any(InputLookup(store, place, own=False).has(key) for key in store.keys)
+    assert not any(InputLookup(store, place, named_by_user=False).has(key) for key in store.keys)
 
 
 def test_inputs_of_tables_and_of_samples_in_tars_are_found_again(place: Path) -> None:

@@ -18,12 +18,16 @@ from theworld.pipeline.store.folder import open_store
 from theworld.train.config import TrainConfig
 from theworld.train.data.arms import open_arm, parse_arm
 from theworld.train.data.batches import encode, pad_rows
-from theworld.train.evaluation.answer import answer_all
-from theworld.train.evaluation.evaluate import evaluate, read_evaluation, require_one_file
+from theworld.train.evaluation.answering.many import answer_all
+from theworld.train.evaluation.evaluate import evaluate
+from theworld.train.evaluation.results.compare import require_one_file
+from theworld.train.evaluation.results.saved import read_evaluation
 from theworld.train.questions.record import read_questions, select_split
 from theworld.train.runs.folder import load_run
 from theworld.train.runs.meta import read_meta
-from theworld.train.study.run import Study, Unit, _claim, run_study
+from theworld.train.study.folder import claim
+from theworld.train.study.plan import Study, Unit
+from theworld.train.study.run import run_study
 from theworld.train.training.train import train
 
 from ..command_line import theworld
@@ -250,9 +254,9 @@ def test_a_study_that_is_killed_goes_on_and_ends_as_one_that_is_not(place: Path,
 def test_a_study_begun_before_a_setting_existed_goes_on_with_its_default(tmp_path: Path) -> None:
     now = {"budget": {"train_steps": 5, "pool": "minmax", "steps_drawn": None}, "futures": None}
     (tmp_path / "study.json").write_text(json.dumps({**now, "budget": {"train_steps": 5}}))
-    _claim(tmp_path, now)
+    claim(tmp_path, now)
     with pytest.raises(RunError, match="another study: budget"):
-        _claim(tmp_path, {**now, "budget": {**now["budget"], "pool": "mean"}})  # type: ignore[dict-item]
+        claim(tmp_path, {**now, "budget": {**now["budget"], "pool": "mean"}})  # type: ignore[dict-item]
 
 
 def test_a_reader_of_the_last_frame_reads_no_other(place: Path, tmp_path: Path) -> None:
@@ -305,4 +309,4 @@ def test_a_run_is_evaluated_in_the_dtype_it_was_trained_in(place: Path, tmp_path
 def test_a_study_file_that_is_no_object_is_refused(tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text("[]")
     with pytest.raises(RunError, match="no JSON object"):
-        _claim(tmp_path, {})
+        claim(tmp_path, {})

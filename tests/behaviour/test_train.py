@@ -19,7 +19,8 @@ from theworld.pipeline.store.folder import open_store
 from theworld.train.config import TrainConfig
 from theworld.train.data.batches import Example, texts
 from theworld.train.evaluation.answer import ask
-from theworld.train.evaluation.evaluate import EVALUATION, evaluate
+from theworld.train.evaluation.evaluate import evaluate
+from theworld.train.evaluation.results.saved import EVALUATION
 from theworld.train.reader.model import TheWorld
 from theworld.train.runs.folder import load_run
 from theworld.train.runs.meta import read_meta

@@ -25,10 +25,9 @@ class SlowSource:
     def entry(self, name: str) -> Entry | None:
         return Entry(name, SIZE, 7, 0.0)
 
-    def read_into(self, name: str, offset: int, memory: memoryview) -> int:
+    def read_range(self, name: str, offset: int, size: int) -> memoryview:
         time.sleep(0.003)
-        memory[:] = CONTENT[int(name)][offset : offset + len(memory)]
-        return len(memory)
+        return memoryview(CONTENT[int(name)])[offset : offset + size]
 
 
 def open_cache(cache: Path) -> CachedShards:

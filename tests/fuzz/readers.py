@@ -30,9 +30,10 @@ from theworld.pipeline.files.tables.arrow import saved_files
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store.find import store_of
-from theworld.pipeline.store.folder import _Spec, load_store, open_store
+from theworld.pipeline.store.folder import load_store, open_store
 from theworld.pipeline.store.keys import snapshot
 from theworld.pipeline.store.keys.dropped import salvage
+from theworld.pipeline.store.manifest import StatedSpec
 from theworld.pipeline.store.promises import promised_and_gone, unmade_keys
 from theworld.pipeline.store.upkeep.retire import finish_retirements
 from theworld.pipeline.store.upkeep.summary import summarise
@@ -54,8 +55,8 @@ from theworld.precompute.worlds.source import find_autoencoder, find_dimensions,
 from theworld.precompute.worlds.text_embeddings import TextEmbeddings
 from theworld.precompute.worlds.text_rows import stack_prompts
 from theworld.train.config import TrainConfig
-from theworld.train.evaluation.evaluate import read_evaluation
 from theworld.train.evaluation.live_answer import read_gate
+from theworld.train.evaluation.results.saved import read_evaluation
 from theworld.train.language.lm import load_language_model, load_tokenizer_only
 from theworld.train.language.tokenizer_files import read_prompt_format
 from theworld.train.language.weights import find_weights
@@ -67,7 +68,7 @@ from theworld.train.runs import hub
 from theworld.train.runs.folder import load_run
 from theworld.train.runs.meta import read_meta
 from theworld.train.runs.partial import PartialRun, read_facts, resumed_config
-from theworld.train.study import run as study_run
+from theworld.train.study import folder as study_folder
 from theworld.train.study.findings import read_outcomes
 from theworld.train.training.checkpoint import read_checkpoint
 from theworld.train.training.trackers import _read_records
@@ -377,7 +378,7 @@ def _read_world(folder: Path) -> None:
         height, width = source.card.height, source.card.width
         recipe = Recipe(world=source.identity, height=height, width=width, rollout_steps=2)
         source.weight_bytes()
-        _Spec.model_validate(asdict(spec))  # as the store does that is made of it
+        StatedSpec.model_validate(asdict(spec))  # as the store does that is made of it
         operations_of(source, recipe)
         size_multiple(source.family, read_configs(source.folder))
 
@@ -437,13 +438,15 @@ def readers(seeds: Seeds) -> list[Reader]:
 
     def claim(folder: Path) -> None:
         facts = json.loads((seeds.studied.out / "study.json").read_bytes())
-        study_run._claim(folder / "study", facts)
+        study_folder.claim(folder / "study", facts)
 
     def units(folder: Path) -> None:
         study = in_study(folder)
         for unit in study.units():
-            study_run._is_done(study, unit, ["test", "ood"])
-            study_run._read_unit(study, unit)
+            source = study_folder.read_unit(seeds.studied, unit).provenance
+            assert source is not None
+            study_folder.is_done(study, unit, ["test", "ood"], source, Progress.silent())
+            study_folder.read_unit(study, unit)
 
     def lookup(folder: Path) -> None:
         store = open_store(folder / "store", tolerate_damage=True)
@@ -453,32 +456,35 @@ def readers(seeds: Seeds) -> list[Reader]:
             lambda: key_named(store, str(folder / "no such file")),
         )
 
-    store_files = "pipeline.store.row_reader:RowReader._open", "pipeline.store.shard_files:ShardFile.__init__"
+    store_files = (
+        "pipeline.store.reading.row_reader:RowReader._open",
+        "pipeline.store.reading.shard_files:ShardFile.__init__",
+    )
     plain = "pipeline.files.plain:open_file", "pipeline.files.plain:read_file.read"
-    table_files = ("pipeline.files.table_process:_parquet", "pipeline.files.arrow_tables:_open_arrow")
+    table_files = ("pipeline.files.tables.batches:open_parquet", "pipeline.files.tables.arrow:_open_arrow")
     pretrained = tuple(
-        f"pipeline.files.pretrained:{name}"
+        f"pipeline.files.hub.pretrained:{name}"
         for name in ("_load", "_object", "_shapes", "require_plain", "tensor_shapes")
     )
     recipe_ids = tuple({json.loads(unseal(c.files["store/theworld.json"]))["recipe_id"] for c in seeds.stores})
     return [
         Reader(
             name="store: theworld.json",
-            covers=("pipeline.files.folder:Folder.read", *plain),
+            covers=("pipeline.files.places.folder:Folder.read", *plain),
             cases=lambda s: s.stores_with("theworld.json"),
             use=_use_store,
             mends=(_reseal, _restate_recipe),
         ),
         Reader(
             name="store: zarr.json",
-            covers=("pipeline.files.folder:Folder.read",),
+            covers=("pipeline.files.places.folder:Folder.read",),
             cases=lambda s: s.stores_with("zarr.json"),
             use=_verify_store,
             share=0.25,
         ),
         Reader(
             name="store: commits",
-            covers=("pipeline.files.folder:Folder.read",),
+            covers=("pipeline.files.places.folder:Folder.read",),
             cases=lambda s: s.stores_with("commits/*"),
             use=_use_store,
             mends=(_reseal,),
@@ -487,8 +493,8 @@ def readers(seeds: Seeds) -> list[Reader]:
         Reader(
             name="store: failed, sources",
             covers=(
-                *("pipeline.files.folder:Folder.read", "pipeline.store.sources:_checked_lines"),
-                *("pipeline.store.source_scan:_blocks", "pipeline.store.source_scan:_has_its_name"),
+                *("pipeline.files.places.folder:Folder.read", "pipeline.store.sources.table:_checked_lines"),
+                *("pipeline.store.sources.scan:_blocks", "pipeline.store.sources.scan:_has_its_name"),
             ),
             cases=lambda s: s.stores_with("failed/*", "sources/*"),
             use=_use_logs,
@@ -497,7 +503,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: dropped",
-            covers=("pipeline.files.folder:Folder.read",),
+            covers=("pipeline.files.places.folder:Folder.read",),
             cases=lambda s: s.stores_with("dropped/*"),
             use=_use_dropped,
             mends=(_reseal,),
@@ -505,7 +511,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: retiring",
-            covers=("pipeline.store.upkeep.retire:_read_note", "pipeline.files.plain:read_json_text"),
+            covers=("pipeline.files.places.folder:Folder.read",),
             cases=lambda s: s.stores_with("retiring/*"),
             use=_finish_retirements,
             mends=(_reseal,),
@@ -523,8 +529,8 @@ def readers(seeds: Seeds) -> list[Reader]:
         Reader(
             name="store: index.safetensors",
             covers=(
-                "pipeline.store.snapshot:read_snapshot",
-                "pipeline.files.folder:Folder.read_end",
+                "pipeline.store.keys.snapshot:read_snapshot",
+                "pipeline.files.places.folder:Folder.read_end",
             ),
             cases=lambda s: s.stores_with("index.safetensors"),
             use=_use_index,
@@ -542,8 +548,8 @@ def readers(seeds: Seeds) -> list[Reader]:
                 *store_files,
                 *("pipeline.store.upkeep.names:_is_sound", "pipeline.store.upkeep.names:sound_records"),
                 "pipeline.store.upkeep.names:is_in_place",
-                "pipeline.store.upkeep.verify:_bytes_problem",
-                "pipeline.store.upkeep.verify:_row_problem",
+                "pipeline.store.upkeep.shard_checks:_bytes_problem",
+                "pipeline.store.upkeep.shard_checks:_row_problem",
             ),
             cases=lambda s: s.stores_with("shards/*", "c/*/*", "latents/c/**/*", "latents/c/*/*/*/*/*"),
             use=_verify_store,
@@ -557,7 +563,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: prompts, copied",
-            covers=("pipeline.files.folder:Folder.read",),
+            covers=("pipeline.files.places.folder:Folder.read",),
             cases=lambda s: s.stores_with_prompts,
             use=_copy_store,
             share=0.02,
@@ -571,7 +577,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="GGUF headers",
-            covers=("pipeline.files.gguf_header:check_gguf",),
+            covers=("pipeline.files.hub.gguf_header:check_gguf",),
             cases=lambda s: s.gguf_files,
             use=lambda folder: check_gguf(folder / "model.gguf"),
             errors=(ValueError,),
@@ -586,11 +592,11 @@ def readers(seeds: Seeds) -> list[Reader]:
         Reader(
             name="lists",
             covers=(
-                "pipeline.files.text_tables:_csv_records",
-                "pipeline.files.text_tables:open_text",
+                "pipeline.files.tables.text:_csv_records",
+                "pipeline.files.tables.text_streams:open_text",
                 "precompute.inputs.first_bytes:look_at",
                 "precompute.inputs.locations:File.read",
-                "pipeline.files.images:read_input_file",
+                "pipeline.files.images.decode:read_input_file",
             ),
             cases=lambda s: s.lists,
             use=lambda folder: _list(folder, *(f"list{suffix}" for suffix in _LISTS), *_PACKED_LISTS),
@@ -599,7 +605,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="tars",
-            covers=("precompute.inputs.tars:members", "precompute.inputs.locations:TarMember.read"),
+            covers=("precompute.inputs.tars.members:members", "precompute.inputs.locations:TarMember.read"),
             cases=lambda s: s.tars,
             use=lambda folder: _list(folder, "x.tar", prompts=False),
             share=1.5,
@@ -616,7 +622,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="save_to_disk folders",
-            covers=("pipeline.files.arrow_tables:_read_json",),
+            covers=("pipeline.files.tables.arrow:_read_json",),
             cases=lambda s: s.saved_data_sets,
             use=lambda folder: each(lambda: saved_files(folder / "saved"), lambda: files_of(folder / "saved")),
         ),
@@ -637,7 +643,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="images",
-            covers=("pipeline.files.images:_decode",),
+            covers=("pipeline.files.images.decode:_decode",),
             cases=lambda s: s.images,
             use=_decode,
             contained=True,
@@ -680,7 +686,7 @@ def readers(seeds: Seeds) -> list[Reader]:
             name="runs: texts",
             covers=(
                 "train.runs.meta:read_meta",
-                "train.evaluation.evaluate:_read",
+                "train.evaluation.results.saved:read_saved",
                 "train.evaluation.live_answer:read_gate",
                 "train.runs.hub:_read",
             ),
@@ -691,7 +697,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         Reader(
             name="runs: weights",
             covers=(
-                *("train.language.lm:_read_lora_config", "train.language.lm:load_adapter"),
+                *("train.language.lora:_read_lora_config", "train.language.lora:load_adapter"),
                 *("train.runs.folder:_load_reader", *pretrained),
             ),
             cases=lambda s: s.run_with_model("theworld.json", "adapter_config.json", "*.safetensors"),
@@ -731,10 +737,16 @@ def readers(seeds: Seeds) -> list[Reader]:
         Reader(
             name="worlds: weights",
             covers=(
-                *("precompute.worlds.wan_vae:load_part", "precompute.worlds.wan:load_scheduler"),
-                *("precompute.worlds.wan21:Wan21World.load.load", *pretrained),
-                *("precompute.worlds.cosmos3:Cosmos3World.load", "precompute.worlds.cosmos3_text:load_towers"),
-                *("precompute.worlds.anyflow:AnyFlowWorld.load", "precompute.worlds.vjepa2:VJepa2World.load"),
+                *("precompute.worlds.wan.vae:load_part", "precompute.worlds.wan.engine:load_scheduler"),
+                *("precompute.worlds.wan.wan21:Wan21World.load.load", *pretrained),
+                *(
+                    "precompute.worlds.cosmos.cosmos3:Cosmos3World.load",
+                    "precompute.worlds.cosmos.cosmos3_text:load_towers",
+                ),
+                *(
+                    "precompute.worlds.anyflow.engine:AnyFlowWorld.load",
+                    "precompute.worlds.vjepa2.engine:VJepa2World.load",
+                ),
             ),
             cases=lambda s: s.worlds_with("*config.json", "*.safetensors", "model_index.json"),
             use=_load_world,
@@ -747,7 +759,7 @@ def readers(seeds: Seeds) -> list[Reader]:
                 *("train.language.lm:load_lm_config", "train.reader.context_budget:_read_room"),
                 "train.language.tokenizer_files:FileTokenizer.from_pretrained",
                 *("train.language.tokenizer_files:_object", "train.language.tokenizer_files:read_prompt_format"),
-                "pipeline.files.tokenizer_json:check_tokenizer_json",
+                "pipeline.files.hub.tokenizer_json:check_tokenizer_json",
             ),
             cases=lambda s: s.language_model("*.json"),
             use=_read_lm,
@@ -770,14 +782,14 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="studies: study.json",
-            covers=("train.study.run:_claimed",),
+            covers=("train.study.folder:read_facts",),
             cases=lambda s: s.study_files("study.json"),
             use=claim,
             writes=True,
         ),
         Reader(
             name="studies: units",
-            covers=("train.study.run:_read_unit",),
+            covers=("train.study.folder:read_answers",),
             cases=lambda s: s.study_files("units/*"),
             use=units,
         ),
@@ -796,7 +808,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="machines.json",
-            covers=("precompute.job.throughput:ThroughputLog.load",),
+            covers=("precompute.job.planning.throughput:ThroughputLog.load",),
             cases=lambda s: s.machines,
             use=_use_machines,
         ),
@@ -808,13 +820,13 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="events of jobs",
-            covers=("precompute.job.job_runs:_events_of",),
+            covers=("precompute.job.watching.job_runs:_events_of",),
             cases=lambda s: s.jobs,
             use=_use_jobs,
         ),
         Reader(
             name="scenes",
-            covers=("pipeline.files.text_tables:open_text",),
+            covers=("pipeline.files.tables.text_streams:open_text",),
             cases=lambda s: s.scenes,
             use=lambda folder: each(
                 lambda: read_truth(folder / "scenes"),

@@ -38,11 +38,12 @@ from theworld.precompute.worldlet.scenes.files import write_scenes
 from theworld.precompute.worlds.prompts import prompt_file
 from theworld.precompute.worlds.text_embeddings import TextEmbeddings
 from theworld.train.config import TrainConfig
-from theworld.train.evaluation.adaptive import compare_policies
 from theworld.train.evaluation.evaluate import evaluate
-from theworld.train.evaluation.gates import parse_rule
+from theworld.train.evaluation.policies.adaptive import compare_policies
+from theworld.train.evaluation.policies.gates import parse_rule
 from theworld.train.runs.partial import partial_of
-from theworld.train.study.run import Study, run_study
+from theworld.train.study.plan import Study
+from theworld.train.study.run import run_study
 from theworld.train.training.train import train
 
 from ..faults.harness import BAD, SPEC, job

@@ -48,7 +48,7 @@ Future = Callable[[Sequence[str], Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One arm, by its name."""
+    """One arm of a comparison, parsed from its name."""
 
     name: str
     kind: str
@@ -127,7 +127,7 @@ def open_arm(
             )
         if store.recipe.traits.is_hidden:
             raise ConfigError(
-                f"{store.path} holds hidden states, and encoded videos are of another space: nothing can be shown "
+                f"{store.place} holds hidden states, and encoded videos are of another space: nothing can be shown "
                 f"as {arm.name}. Use a store of kind rollout for this arm"
             )
         pool = pool if arm.wrong else questions

@@ -127,8 +127,8 @@ def texts(rows: Sequence[Sequence[Example]], pad_id: int, pictures: VisionInputs
         pictures: where the language model looks at images itself; adds `pixel_values` (B, 3, height, width).
     """
     keys = [row[0].key for row in rows]
-    seen = {} if pictures is None else {"pixel_values": pictures(keys)}
-    return {**pad_rows(rows, pad_id), **seen, "keys": keys}
+    vision_inputs = {} if pictures is None else {"pixel_values": pictures(keys)}
+    return {**pad_rows(rows, pad_id), **vision_inputs, "keys": keys}
 
 
 def with_latents(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .evaluate import Evaluation
+from .results.saved import Evaluation
 from .statistics import paired_p_value
 
 TEXT = "text"
@@ -31,13 +31,13 @@ def blind_notes(evaluations: Sequence[Evaluation]) -> list[tuple[str, str]]:
             if not both or (p_value := paired_p_value(both)) <= SURE:
                 continue
             count = len(both)
-            seen, unseen = (sum(flags) / count for flags in ([p for _, p, _ in both], [p for *_, p in both]))
+            with_world, without = (sum(flags) / count for flags in ([p for _, p, _ in both], [p for *_, p in both]))
             who = "it" if blind.run == reader.run else blind.run
             notes.append(
                 (
                     reader.run,
-                    f"{seen:.0%} correct, and shown no image and no future {who} has {unseen:.0%} correct (exact p "
-                    f"{p_value:.2g}, {count:,} questions): no use of what it sees is shown",
+                    f"{with_world:.0%} correct, and shown no image and no future {who} has {without:.0%} correct "
+                    f"(exact p {p_value:.2g}, {count:,} questions): no use of what it sees is shown",
                 )
             )
     return notes

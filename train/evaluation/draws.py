@@ -33,7 +33,8 @@ from ..data.loader import Indices, LatentDataset
 from ..questions.record import Question
 from ..runs.folder import LoadedRun
 from ..runs.meta import RunMeta
-from .answer import Answer, Ranked, Response, ask
+from .answer import Answer, Ranked, ask
+from .answering.many import Response
 from .own_words import normalised
 
 _AT_ONCE = 64  # images that are rolled out between two steps of the bar
@@ -118,18 +119,18 @@ def require_draws_of(trained: Recipe, run: str, store: LatentStore, draws: int, 
     more = command("precompute", "IMAGES", "--kind", "samples", "--draws", str(draws))
     if not recipe.traits.has_draws:
         raise ConfigError(
-            f"{store.path} holds {recipe.kind}, one future of each image, and --draws {draws} needs {draws} of them. "
+            f"{store.place} holds {recipe.kind}, one future of each image, and --draws {draws} needs {draws} of them. "
             f"Make them with the settings of that store: {more}; and name the store that "
             "this makes with --store. Or roll them out on the spot: --live"
         )
     if recipe.draws < draws:
         raise ConfigError(
-            f"{store.path} holds {recipe.draws} draws of each image, and {draws} are asked for. Pass --draws "
+            f"{store.place} holds {recipe.draws} draws of each image, and {draws} are asked for. Pass --draws "
             f"{recipe.draws}, or make more: {more}"
         )
     if steps > steps_of_a_draw(recipe):
         raise StoreMismatchError(
-            f"{run} reads {steps} rollout steps, and a draw in {store.path} has {steps_of_a_draw(recipe)}. Name a "
+            f"{run} reads {steps} rollout steps, and a draw in {store.place} has {steps_of_a_draw(recipe)}. Name a "
             f"store whose draws have as many: {more} --steps {steps}"
         )
     if trained.kind == recipe.kind:
@@ -144,7 +145,7 @@ def require_draws_of(trained: Recipe, run: str, store: LatentStore, draws: int, 
     if steps_differ or fields:
         differ = ", ".join(f"{name} {ours!r} there, {theirs!r} here" for name, (ours, theirs) in fields.items())
         raise StoreMismatchError(
-            f"{run} was trained on latents of another recipe than the draws in {store.path}: "
+            f"{run} was trained on latents of another recipe than the draws in {store.place}: "
             f"{differ or 'steps of a draw'}. Make draws with the settings of its own store: {more}"
         )
 
@@ -156,10 +157,10 @@ def require_drawn_arm(arm: Arm, steps: int, draws: int) -> None:
         ConfigError: the arm shows something else, or no steps are read.
     """
     if arm.kind not in ("rollout", "last") or not steps or draws < 1:
-        shown = f"{steps} steps of the arm {arm.name}"
+        input_text = f"{steps} steps of the arm {arm.name}"
         raise ConfigError(
-            f"--draws {draws} averages over futures of the rollout, and {shown} show none. Leave out --draws, or ask a "
-            "run that was trained on rollouts, of 1 step or more"
+            f"--draws {draws} averages over futures of the rollout, and {input_text} show none. Leave out --draws, or "
+            "ask a run that was trained on rollouts, of 1 step or more"
         )
 
 
@@ -305,13 +306,13 @@ def ask_draws(
     require_drawn_arm(parse_arm(loaded.meta.config.get("arm", "rollout")), steps, draws)
     latents = [see(steps, draw) for draw in range(draws)]
     answers = [
-        ask(loaded, shown, question, choices, steps=steps, image=image, writing=writing, progress=progress)
-        for shown in latents
+        ask(loaded, frames, question, choices, steps=steps, image=image, writing=writing, progress=progress)
+        for frames in latents
     ]
-    own = tuple(answer.text for answer in answers)
+    texts = tuple(answer.text for answer in answers)
     if not answers[0].ranked:
-        text, agreement = _most_frequent(own)
-        return DrawnAnswer(Answer(text, ()), agreement, own, steps, latents[0])
+        text, agreement = _most_frequent(texts)
+        return DrawnAnswer(Answer(text, ()), agreement, texts, steps, latents[0])
     by_choice: dict[str, list[Ranked]] = {}
     for answer in answers:
         for ranked in answer.ranked:
@@ -319,11 +320,12 @@ def ask_draws(
     averaged = [
         Ranked(
             choice,
-            math.fsum(one.probability for one in of_draws) / draws,
-            float(torch.tensor([one.log_likelihood for one in of_draws]).logsumexp(0)) - math.log(draws),
+            math.fsum(answer_of_draw.probability for answer_of_draw in of_draws) / draws,
+            float(torch.tensor([answer_of_draw.log_likelihood for answer_of_draw in of_draws]).logsumexp(0))
+            - math.log(draws),
         )
         for choice, of_draws in by_choice.items()
     ]
     averaged.sort(key=lambda ranked: -ranked.probability)
     text = averaged[0].choice
-    return DrawnAnswer(Answer(text, tuple(averaged)), own.count(text) / draws, own, steps, latents[0])
+    return DrawnAnswer(Answer(text, tuple(averaged)), texts.count(text) / draws, texts, steps, latents[0])

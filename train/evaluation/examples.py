@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ..pages.films import Film, film
 from ..pages.html import Html, render, together
-from .evaluate import Evaluation
 from .metrics import Prediction
+from .results.saved import Evaluation
 
 EXAMPLES = 6
 """Of each kind, at most."""
@@ -68,11 +68,11 @@ def examples(
                 by_kind.setdefault(kind, []).append(p)
     chosen = dict.fromkeys(p.id for kind in FILTERS for p in by_kind.get(kind, [])[:EXAMPLES])
     by_id = {p.id: p for p in candidates}
-    found: list[ReportExample] = []
+    report_examples: list[ReportExample] = []
     for p in (by_id[number] for number in chosen):
         other = last_by_id[p.id]
         answers = ((names[0], p),) if first is last else ((names[0], p), (names[-1], other))
-        found.append(
+        report_examples.append(
             ReportExample(
                 p if shown_run is first else other,
                 shown_run,
@@ -81,7 +81,7 @@ def examples(
                 _outcome(p, outcomes),
             )
         )
-    return found
+    return report_examples
 
 
 def _kinds(p: Prediction, other: Prediction, outcomes: Outcomes | None, *, single: bool) -> tuple[str, ...]:
@@ -179,7 +179,7 @@ def _films(example: ReportExample, clip: Film) -> Html:
     true = film(
         clip.true,
         rate=clip.rate,
-        caption="What truly came",
+        caption="True future",
         label=f"true future of {image}",
         alt=f"Frames of the true future of {image}",
     )

@@ -23,9 +23,9 @@ from ...pipeline.progress import Progress
 from ..config import AnswerConfig
 from ..questions.record import UNTYPED
 from ..runs.folder import LoadedRun
-from .adaptive import ADAPTIVE, Adaptive
 from .answer import Answer, ask
-from .gates import Gate, margin, parse_rule
+from .policies.adaptive import ADAPTIVE, Adaptive
+from .policies.gates import Gate, margin, parse_rule
 
 GATE = "gate"
 """The word for the run's gate, in place of a rule."""

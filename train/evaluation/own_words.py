@@ -18,6 +18,8 @@ import re
 from itertools import pairwise
 from unicodedata import category, decimal, decomposition, normalize
 
+from ..questions.record import Question
+
 RULES = 2
 """Version of these rules, as evaluation.json records it. The first version, 1, took all signs for punctuation: decimal
 points, operators and the vowels of Indic scripts too. It also counted é as two answers, by how it was typed."""
@@ -128,3 +130,13 @@ def _is_letter(letter: str) -> bool:
 def _is_article(word: str, after: str) -> bool:
     """An article stands in front of a word; "a" in front of a single letter is a letter itself: "A, B"."""
     return word in _ARTICLES and after != "" and not (word == "a" and len(after) == 1 and after.isalpha())
+
+
+def is_right(question: Question, answer: str) -> bool:
+    """Whether an answer is correct; without choices, case, punctuation and articles do not count."""
+    return answer == question.answer if question.choices else is_same(answer, question.answer)
+
+
+def is_same(given: str, answer: str) -> bool:
+    """Whether an answer in own words is the correct one, by the rules of own_words.py."""
+    return normalised(given) == normalised(answer)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from ..pages import intervals
 from ..pages.charts import Bar, Curve, Point, bars, plot
 from ..pages.html import Html
-from .evaluate import Evaluation
 from .metrics import Score
+from .results.saved import Evaluation
 
 TITLES = {
     "all": "all questions",
@@ -16,6 +16,18 @@ TITLES = {
     "rollout wrong": "temporal, rollout ends wrongly",
 }
 """What a page calls a calibration, by its name in an evaluation."""
+_INPUTS = {
+    "rollout": "the predicted future",
+    "frozen": "the first frame, repeated",
+    "shuffled": "another scene's future",
+    "reversed": "the future, backwards",
+    "noise": "noise as the future",
+    "true": "the true future",
+    "steps0": "the first frame alone",
+    "text": "no image",
+}
+"""What the reader is shown, by arm."""
+_FEW = 5  # answers in a bin of a calibration, below which its accuracy says nothing
 _WORDS = 12  # answers of a type that a figure shows; the rest are rare
 
 Named = Sequence[tuple[str, Evaluation]]
@@ -36,11 +48,11 @@ def ablation_figure(trained: Sequence[Evaluation], swaps: Sequence[Evaluation], 
     """Accuracy of each run with its own input and with others in place of it; nothing without ablations."""
     groups: list[tuple[str, list[Bar]]] = []
     for n, e in enumerate(trained):
-        shown = [e, *(swap for swap in swaps if swap.run == e.run)]
+        compared = [e, *(swap for swap in swaps if swap.run == e.run)]
         members = [
-            _bar(f"shown: {one.arm}, {one.steps} steps", score, n)
-            for one in shown
-            if (score := accuracy_of(one, kind)) is not None
+            _bar(_input_of(evaluation, e), score, n)
+            for evaluation in compared
+            if (score := accuracy_of(evaluation, kind)) is not None
         ]
         if len(members) > 1:
             groups.append((e.run, members))
@@ -50,8 +62,14 @@ def ablation_figure(trained: Sequence[Evaluation], swaps: Sequence[Evaluation], 
     return bars(title, f"Accuracy by input shown, {kind or 'all'} questions; values in the details", groups)
 
 
+def _input_of(one: Evaluation, own: Evaluation) -> str:
+    """What an evaluation showed, in words."""
+    words = f": {_INPUTS[one.arm]}" if one.arm in _INPUTS else ""
+    return f"{one.arm}{words}" if one.steps == own.steps else f"{one.arm}, {one.steps} steps"
+
+
 def price_figure(runs: Named, kind: str, price: str, label: str) -> Html:
-    """Accuracy of a question type against a cost; nothing for fewer than three runs, which a table shows as well.
+    """Accuracy of a question type against a cost; nothing for fewer than three runs, or if all cost the same.
 
     A line joins the runs that no other one is both better and cheaper than.
 
@@ -61,7 +79,7 @@ def price_figure(runs: Named, kind: str, price: str, label: str) -> Html:
     """
     costs = [(n, name, getattr(e, price), accuracy_of(e, kind)) for n, (name, e) in enumerate(runs)]
     points = [(n, name, float(x), y) for n, name, x, y in costs if x is not None and y is not None]
-    if len(points) < 3:
+    if len(points) < 3 or len({x for _, _, x, _ in points}) < 2:
         return Html("")
     best = pareto([(x, y.accuracy) for _, _, x, y in points])
     front = sorted((points[index][2], points[index][3].accuracy) for index in best)
@@ -94,16 +112,22 @@ def calibration_figures(runs: Named) -> list[Html]:
     """Accuracy against confidence; where known, apart for rollouts that end correctly and wrongly."""
     drawn: list[Html] = []
     for group, title in TITLES.items():
-        known = [(n, name, e.calibration[group]) for n, (name, e) in enumerate(runs) if group in e.calibration]
-        if not known:
+        calibrations = [(n, name, e.calibration[group]) for n, (name, e) in enumerate(runs) if group in e.calibration]
+        if not calibrations:
             continue
-        curves = [Curve("as confident as correct", [Point(0, 0), Point(1, 1)], ink=7, dashed=True, dots=False)]
-        for n, name, calibration in known:
-            weighted = [(b.confidence, b.accuracy, b.questions / calibration.questions) for b in calibration.bins]
-            curves.append(Curve(name, [Point(x, y, weight=weight) for x, y, weight in weighted], ink=n))
+        curves = [Curve("perfectly calibrated", [Point(0, 0), Point(1, 1)], ink=7, dashed=True, dots=False)]
+        for n, name, calibration in calibrations:
+            points = [
+                Point(b.confidence, b.accuracy, weight=b.questions / calibration.questions)
+                for b in calibration.bins
+                if b.questions >= _FEW
+            ]
+            curves.append(Curve(name, points, ink=n))
+        if not any(curve.points for curve in curves[1:]):
+            continue
         drawn.append(
             plot(
-                f"Calibration, {title} (larger dots: more answers)",
+                f"Calibration, {title}: accuracy by probability (larger dots: more answers; bins of {_FEW} or more)",
                 f"Share of correct answers against their probability, by run, {title}",
                 curves,
                 x_label="probability of the answer",
@@ -119,11 +143,11 @@ def abstention_figure(runs: Named, kind: str) -> Html:
     Args:
         kind: a question type, or `all`.
     """
-    known = [(n, name, e, e.abstention[kind]) for n, (name, e) in enumerate(runs) if kind in e.abstention]
-    if not known:
+    evaluations = [(n, name, e, e.abstention[kind]) for n, (name, e) in enumerate(runs) if kind in e.abstention]
+    if not evaluations:
         return Html("")
     curves: list[Curve] = []
-    for n, name, e, abstention in known:
+    for n, name, e, abstention in evaluations:
         curves.append(Curve(name, [Point(p.coverage, p.accuracy) for p in abstention.points], n, dots=False))
         curves.append(Curve(f"{name}, one draw alone", [Point(1.0, e.single_draw[kind])], n, line=False))
     return plot(

@@ -13,7 +13,6 @@ from ...pipeline.files.atomic import make_folders, replace
 from ..pages import intervals
 from ..pages.html import Html, document, figures, paragraph, table, together
 from .blind import blind_notes
-from .evaluate import Evaluation, require_same_questions
 from .examples import Draw, Outcomes, example_cards, examples
 from .headline import WITH, WITHOUT, headline, pair_of
 from .metrics import Prediction, Score
@@ -29,6 +28,8 @@ from .plots import (
     pareto,
     price_figure,
 )
+from .results.compare import require_same_questions
+from .results.saved import Evaluation
 from .statistics import holm, paired_p_value
 
 _COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
@@ -74,10 +75,10 @@ def run_page(
     pair = pair_of(trained)
     words, names = {}, [name for name, _ in runs]
     if pair is not None:
-        names = [WITH if e is pair.with_future else WITHOUT for e in trained]
+        names = [(WITH if e is pair.with_future else WITHOUT).capitalize() for e in trained]
         helped, misled = "the future helped", "the future misled"
         words = {"win": helped, "loss": misled} if trained[0] is pair.with_future else {"win": misled, "loss": helped}
-    chosen = examples(trained, outcomes, names=[name[:1].upper() + name[1:] for name in names])
+    chosen = examples(trained, outcomes, names=names)
     sections = [
         ("Rollouts, questions and answers", example_cards(chosen, draw, words)),
         ("Figures", _figures(runs, trained, swaps)),
@@ -112,9 +113,9 @@ def _figures(runs: Named, trained: Sequence[Evaluation], swaps: Sequence[Evaluat
 def name_of(evaluation: Evaluation) -> str:
     """The run with its arm and steps, as tables and pictures name it."""
     arm = "" if evaluation.arm == "rollout" else f" {evaluation.arm}"
-    shown = "" if evaluation.show_choices == "none" else f", choices shown ({evaluation.show_choices})"
+    choices_note = "" if evaluation.show_choices == "none" else f", choices shown ({evaluation.show_choices})"
     draws = "" if evaluation.draws is None else f", {evaluation.draws} draws"
-    return f"{evaluation.run}{arm}, {evaluation.steps} steps{shown}{draws}"
+    return f"{evaluation.run}{arm}, {evaluation.steps} steps{choices_note}{draws}"
 
 
 def _accuracy(runs: Named) -> Html:
@@ -255,7 +256,7 @@ def _abstention(runs: Named) -> Html:
     drawn = [(name, e) for name, e in runs if e.abstention]
     if not drawn:
         return Html("")
-    shown = _abstention_kinds(runs)
+    kinds = _abstention_kinds(runs)
     rows: list[list[str | Html]] = [
         [
             name,
@@ -271,7 +272,7 @@ def _abstention(runs: Named) -> Html:
     levels: list[list[str | Html]] = [
         [name, kind, f"{level.agreement:.3g}", f"{level.score.total:,}", _cell(level.score)]
         for name, e in drawn
-        for kind in shown
+        for kind in kinds
         if kind in e.abstention
         for level in e.abstention[kind].levels
     ]

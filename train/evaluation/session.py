@@ -19,13 +19,13 @@ from ..data.limits import questions_that_fit, questions_with_latents
 from ..data.loader import LatentDataset
 from ..data.vision import open_vision_inputs
 from ..language.choice_prompts import letters
-from ..language.lm import merge_adapters
+from ..language.lora import merge_adapters
 from ..questions.holdout import hold_out
 from ..questions.images import require_folder
 from ..questions.record import Question, read_questions
 from ..questions.shown_choices import all_as_shown
 from ..runs.folder import LoadedRun, load_run, require_same_recipe
-from .answer import Response, answer_all
+from .answering.many import Response, answer_all
 from .draws import require_draws
 from .own_words import normalised
 
@@ -155,10 +155,12 @@ class AnswerSession:
         """
         limits: dict[str, Any] = {"max_bad": self.max_bad, "progress": self.progress}
         with_latents = questions_with_latents(questions, self.questions_file, self.store, images=self.images, **limits)
-        shown = all_as_shown(with_latents, self.show_choices)
-        check_answers(shown, self.loaded.lm)
+        as_prompted = all_as_shown(with_latents, self.show_choices)
+        check_answers(as_prompted, self.loaded.lm)
         tokens = self.world_tokens(steps)
-        fitting = {question.id for question in questions_that_fit(shown, self.loaded.lm, world_tokens=tokens, **limits)}
+        fitting = {
+            question.id for question in questions_that_fit(as_prompted, self.loaded.lm, world_tokens=tokens, **limits)
+        }
         return tuple(question for question in with_latents if question.id in fitting)
 
     def world_tokens(self, steps: int) -> int:
@@ -212,9 +214,9 @@ def _without_letters(response: Response, question: Question) -> Response:
     generated = response.generated
     if generated is not None:
         words = {
-            normalised(said): choice
+            normalised(label): choice
             for letter, choice in choice_by_letter.items()
-            for said in (f"{letter}. {choice}", letter)
+            for label in (f"{letter}. {choice}", letter)
         }
         generated = words.get(normalised(generated), generated)
     return replace(response, text=choice_by_letter[response.text], generated=generated)

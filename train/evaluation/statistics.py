@@ -53,14 +53,14 @@ def clustered(correct: Sequence[bool], clusters: Sequence[str]) -> tuple[float, 
     E. L. Korn, B. I. Graubard, Survey Methodology 24 (1998) for the effective number of questions; N. Dean,
     M. Pagano, J. Surv. Stat. Methodol. 3 (2015) for Wilson's interval with both.
     """
-    right, asked = Counter[str](), Counter(clusters)
+    right, totals = Counter[str](), Counter(clusters)
     for cluster, is_right in zip(clusters, correct, strict=True):
         right[cluster] += int(is_right)
-    total, groups = len(correct), len(asked)
+    total, groups = len(correct), len(totals)
     if groups < 2:
         return 0.0, 1.0
     share = sum(right.values()) / total
-    variance = sum((right[name] - share * count) ** 2 for name, count in asked.items())
+    variance = sum((right[name] - share * count) ** 2 for name, count in totals.items())
     variance *= groups / (groups - 1) / total**2
     independent = share * (1 - share) / variance if variance else total
     if share in (0.0, 1.0):  # no cluster differs from another: then each may be one answer, given many times

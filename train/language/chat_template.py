@@ -102,18 +102,18 @@ def chat_format(tokenizer: Any, source: str, image_marker: str | None) -> ChatFo
     """
     template = template_of(tokenizer)
     if template is None:
-        found: ChatFormat | str = "is no text, or templates by name without one named default"
+        result: ChatFormat | str = "is no text, or templates by name without one named default"
     else:
         # no text that holds one of them is ever given to a template: `PromptFormat.control_tokens`
         never = frozenset(word for token in tokenizer.added_tokens_decoder.values() if (word := str(token)).strip())
         names = tuple(sorted(tokenizer.special_tokens_map.items()))
-        found = _read(template, names, image_marker, frozenset(word for word in never if word in template))
-    if isinstance(found, str):
+        result = _read(template, names, image_marker, frozenset(word for word in never if word in template))
+    if isinstance(result, str):
         raise ConfigError(
-            f"the chat template of {source} {found}. Use Gemma's template, or remove this one from the tokenizer's "
+            f"the chat template of {source} {result}. Use Gemma's template, or remove this one from the tokenizer's "
             "files (chat_template.jinja, or chat_template in tokenizer_config.json)"
         )
-    return found
+    return result
 
 
 @lru_cache(maxsize=16)
@@ -126,17 +126,17 @@ def _read(
         never: words that no text contains.
     """
     tried = list(_conversations(template, never))
-    asked = [(_messages(turns, image=image_marker is not None), turns[-1][1] is None) for turns in tried]
-    rendered = write_chats(template, {**dict(tokens), **_SETTINGS}, asked)
+    requests = [(_messages(turns, image=image_marker is not None), turns[-1][1] is None) for turns in tried]
+    rendered = write_chats(template, {**dict(tokens), **_SETTINGS}, requests)
     if isinstance(rendered, str):
         return rendered
     pieces = _pieces(rendered, image_marker)
     if isinstance(pieces, str):
         return pieces
     for strips in product(_STRIPS, repeat=4):
-        found = ChatFormat(*pieces, *strips)
-        if all(found.text(turns) == text for turns, text in zip(tried, rendered, strict=True)):
-            return found
+        chat_format = ChatFormat(*pieces, *strips)
+        if all(chat_format.text(turns) == text for turns, text in zip(tried, rendered, strict=True)):
+            return chat_format
     return (
         "writes more than constant text around questions and answers: it changes their text, or what it adds depends "
         "on the text or on the number of turns"
@@ -155,8 +155,8 @@ def _conversations(template: str, never: frozenset[str]) -> Iterator[Sequence[Tu
     # A text that a template looks for in a question stands in the template. So its own words are asked too.
     words = {text for _, text in re.findall(r"(?=(['\"])(.{1,80}?)\1)", template, re.DOTALL) if text.strip()}
     words = {text for text in words if not any(word in text for word in never)}
-    asked = sorted(words, key=lambda text: (len(text), text))[:_MOST_WORDS]
-    for text in (" ".join(asked), *asked):
+    chosen_words = sorted(words, key=lambda text: (len(text), text))[:_MOST_WORDS]
+    for text in (" ".join(chosen_words), *chosen_words):
         yield [(text, text), (text, None)]
 
 

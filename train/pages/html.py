@@ -86,10 +86,16 @@ def document(
     Args:
         intro: below the heading. folded: further sections, of which a reader opens those that matter to them.
     """
-    known = {"policy": Html(_POLICY), "style": Html(STYLE), "script": Html(SCRIPT)}
-    shown = [section for section in folded if section[1]]
-    parts = {"title": title, "heading": heading, "intro": intro, "sections": list(sections), "folded": shown}
-    return str(render(_PAGE, **parts, **known))
+    constants = {"policy": Html(_POLICY), "style": Html(STYLE), "script": Html(SCRIPT)}
+    sections_with_content = [section for section in folded if section[1]]
+    parts = {
+        "title": title,
+        "heading": heading,
+        "intro": intro,
+        "sections": list(sections),
+        "folded": sections_with_content,
+    }
+    return str(render(_PAGE, **parts, **constants))
 
 
 def table(heads: Sequence[str | Html], rows: Iterable[Sequence[str | Html]]) -> Html:
@@ -135,7 +141,7 @@ def figures(drawn: Iterable[Html]) -> Html:
     return render('<div class="figures">{{ members }}</div>', members=together(members)) if members else Html("")
 
 
-def _shown(value: object) -> object:
+def _printable(value: object) -> object:
     """Text as a terminal would show it: no mark turns the direction of what stands beside it, none is half a letter."""
     if isinstance(value, str) and not isinstance(value, Markup):
         return "\n".join(map(printable, value.split("\n")))
@@ -143,7 +149,7 @@ def _shown(value: object) -> object:
 
 
 _ENVIRONMENT = Environment(
-    autoescape=True, undefined=StrictUndefined, finalize=_shown, keep_trailing_newline=True, auto_reload=False
+    autoescape=True, undefined=StrictUndefined, finalize=_printable, keep_trailing_newline=True, auto_reload=False
 )
 
 

@@ -20,7 +20,7 @@ def png(figure: Figure) -> bytes:
     for text in figure.findobj(Text):
         if isinstance(text, Text):
             text.set_parse_math(False)
-            text.set_text(_shown(text.get_text()))
+            text.set_text(_printable(text.get_text()))
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
         if isinstance(ticks := axis.get_major_formatter(), FuncFormatter):  # as `set_xticks` makes them of names
             ticks.func = _shown_ticks(ticks.func)
@@ -30,10 +30,10 @@ def png(figure: Figure) -> bytes:
 
 
 def _shown_ticks(name_of: Callable[..., str]) -> Callable[..., str]:
-    return lambda place, position=None: _shown(name_of(place, position))
+    return lambda place, position=None: _printable(name_of(place, position))
 
 
-def _shown(text: str) -> str:
+def _printable(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 

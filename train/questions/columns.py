@@ -163,11 +163,11 @@ def _value(record: Mapping[str, Any], column: str) -> Any:
 
 def _letter_columns(names: Iterable[str]) -> tuple[str, ...]:
     """The columns A, B, … or option_a, option_b, …, if they begin at A without a gap."""
-    found: dict[str, dict[str, str]] = {}
+    columns_of: dict[str, dict[str, str]] = {}
     for name in names:
         if match := _LETTER.fullmatch(plain_name(name)):
-            found.setdefault(match[1] or "", {}).setdefault(match[2], name)
-    for columns in found.values():
+            columns_of.setdefault(match[1] or "", {}).setdefault(match[2], name)
+    for columns in columns_of.values():
         letters = "".join(sorted(columns))
         if len(letters) >= 2 and _LETTERS.startswith(letters):
             return tuple(columns[letter] for letter in letters)

@@ -16,7 +16,7 @@ from typing import Any, cast
 from ...pipeline.files import limits
 from .markers import Markers
 from .turns import Turn
-from .values import WrongValue, is_absent, text_of
+from .values.text import WrongValue, is_absent, text_of
 
 _ASKS = frozenset({"human", "user"})
 _ANSWERS = frozenset({"gpt", "assistant", "model", "bot", "chatgpt"})
@@ -60,13 +60,13 @@ def read_conversation(value: Any, system: Any, markers: Markers) -> Conversation
     opening = markers.take(text_of(system)) if not is_absent(system) else ""
     if messages[0][0] in _SYSTEM:
         opening = messages.pop(0)[1]
-    asked, answered = messages[0::2], messages[1::2]
-    in_turn = all(role in _ASKS for role, _ in asked) and all(role in _ANSWERS for role, _ in answered)
-    if not in_turn or len(asked) != len(answered) or not asked:
+    prompts, answered = messages[0::2], messages[1::2]
+    in_turn = all(role in _ASKS for role, _ in prompts) and all(role in _ANSWERS for role, _ in answered)
+    if not in_turn or len(prompts) != len(answered) or not prompts:
         raise WrongValue(
             f"turns of {', '.join(role for role, _ in messages) or 'nobody'}: question and answer must alternate"
         )
-    turns = [(question, answer) for (_, question), (_, answer) in zip(asked, answered, strict=True)]
+    turns = [(question, answer) for (_, question), (_, answer) in zip(prompts, answered, strict=True)]
     for place, (question, answer) in enumerate(turns, start=1):
         if is_absent(question) or is_absent(answer):
             raise WrongValue(f"turn {place} has an empty {'question' if is_absent(question) else 'answer'}")

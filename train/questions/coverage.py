@@ -144,7 +144,7 @@ class _Match:
     key: str | None = None
     reason: str = ""
     """Why there is no key."""
-    found: str = ""
+    source: str = ""
     """The file, or the recorded name, that it was found by."""
     how: How = ""
     is_file: bool = False
@@ -184,7 +184,7 @@ class _Search:
         name, prompt = wanted.name, wanted.prompt
         key = key_of_digest(digest, prompt, wanted.anchor)
         if key in self._store:
-            return _Match(key, found=file or name, how=how, is_file=file is not None)
+            return _Match(key, source=file or name, how=how, is_file=file is not None)
         named = [other for source in self._names.named(name) for other in self._sources[source]]
         if wanted.anchor is None:
             moments = {
@@ -193,7 +193,7 @@ class _Search:
                 if other in self._starts and key_of_digest(digest, prompt, self._starts[other]) == other
             }
             if len(moments) == 1 and (only := moments.pop()) in self._store:
-                return _Match(only, found=file or name, how=how, is_file=file is not None)
+                return _Match(only, source=file or name, how=how, is_file=file is not None)
             if moments:
                 return _Match(reason=_several_moments(name, len(moments)))
         changed = "; the store has another image by this name" if named and file is not None and prompt is None else ""
@@ -202,29 +202,29 @@ class _Search:
     def _of_names(self, wanted: _Wanted, recorded: tuple[str, ...], *, how: How = "") -> _Match | None:
         """The only latents that were made from an input of one of these names; None where none were."""
         name, prompt = wanted.name, wanted.prompt
-        found = {
+        matches = {
             key: other
             for other in recorded
             for key in self._sources[other]
             if prompt in (None, self._prompts.get(key)) and self._is_at(key, wanted.anchor)
         }
-        if not found:
+        if not matches:
             return None
-        if self.per_sample and len(found) > 1 and prompt is None:
+        if self.per_sample and len(matches) > 1 and prompt is None:
             return _Match(
-                reason=f"{name} was rolled out with {len(found)} prompts; name one in the question's `prompt`"
+                reason=f"{name} was rolled out with {len(matches)} prompts; name one in the question's `prompt`"
             )
-        if len({self._starts.get(key, 0.0) for key in found}) > 1:
-            return _Match(reason=_several_moments(name, len(found)))
-        if len(found) > 1:
+        if len({self._starts.get(key, 0.0) for key in matches}) > 1:
+            return _Match(reason=_several_moments(name, len(matches)))
+        if len(matches) > 1:
             what = "names" if not how else "has the end of the names of"
             return _Match(
-                reason=f"{name} {what} {len(found)} different images in the store; put the one meant beside the file"
+                reason=f"{name} {what} {len(matches)} different images in the store; put the one meant beside the file"
             )
-        [(key, other)] = found.items()
+        [(key, other)] = matches.items()
         if key not in self._store:
             return _Match(reason=f"{name} was source of key {key}, which has no latent")
-        return _Match(key, found=other, how=how or ("" if other == name else "spelling"))
+        return _Match(key, source=other, how=how or ("" if other == name else "spelling"))
 
     def _is_at(self, key: str, anchor: float | None) -> bool:
         """Whether latents begin at this moment of their video, to the millisecond."""
@@ -234,8 +234,8 @@ class _Search:
         """The name that precompute recorded for an image found by its content, if it is another one."""
         if not match.is_file or match.key is None or not (recorded := self._names.of_key(match.key)):
             return None
-        own = parts_of(wanted.name)[-1:]
-        return None if any(parts_of(other)[-1:] == own for other in recorded) else recorded[0]
+        name_parts = parts_of(wanted.name)[-1:]
+        return None if any(parts_of(other)[-1:] == name_parts for other in recorded) else recorded[0]
 
 
 def _several_moments(name: str, count: int) -> str:
@@ -249,14 +249,14 @@ def _without_ends_claimed_twice(searched: dict[_Wanted, _Match]) -> dict[_Wanted
         return searched
     for wanted, match in searched.items():
         if match.key is not None:
-            names_by_found[match.found].add(parts_of(wanted.name))
+            names_by_found[match.source].add(parts_of(wanted.name))
     refused: dict[_Wanted, _Match] = {}
     for wanted, match in searched.items():
-        names = names_by_found[match.found] if match.how == "end" else set[tuple[str, ...]]()
+        names = names_by_found[match.source] if match.how == "end" else set[tuple[str, ...]]()
         if len(names) > 1:
             others = sorted("/".join(name) for name in names - {parts_of(wanted.name)})
             refused[wanted] = _Match(
-                reason=f"{wanted.name} ends as {match.found} does, and so does {others[0]}: which of them is it?"
+                reason=f"{wanted.name} ends as {match.source} does, and so does {others[0]}: which of them is it?"
             )
     return {**searched, **refused}
 
@@ -266,7 +266,7 @@ def _notes(searched: dict[_Wanted, _Match], search: _Search) -> tuple[str, ...]:
     for wanted, match in searched.items():
         if match.key is not None and match.how:
             kind = "another spelling of their names" if match.how == "spelling" else "the ends of their names"
-            examples[f"images found by {kind}"].append(f"{wanted.name} as {match.found}")
+            examples[f"images found by {kind}"].append(f"{wanted.name} as {match.source}")
         if (other := search.other_name(wanted, match)) is not None:
             kind = "images that the store has under another name, found by their content"
             examples[kind].append(f"{PurePosixPath(wanted.name).name}, there {other}")

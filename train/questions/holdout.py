@@ -166,6 +166,6 @@ def _fill(splits: dict[int, str], free: Mapping[int, float], is_fixed: bool, val
 def _with_split(question: Question, split: str, fields_set: dict[frozenset[str], set[str]]) -> Question:
     """A copy in a split; `fields_set` is shared by all, as record.py says."""
     copy = question.model_copy(update={"split": split})
-    own = copy.model_fields_set
-    object.__setattr__(copy, "__pydantic_fields_set__", fields_set.setdefault(frozenset(own), own))
+    given_fields = copy.model_fields_set
+    object.__setattr__(copy, "__pydantic_fields_set__", fields_set.setdefault(frozenset(given_fields), given_fields))
     return copy

@@ -58,15 +58,15 @@ def inspect_questions(
         if steps > latent_frames - 1:
             raise ConfigError(f"--steps {steps} asks for more than {store} holds: {latent_frames - 1}")
         world_tokens = config.token_layout().count(1 + steps, height, width, channels=channels)
-    shown = all_as_shown(questions, config.show_choices)
-    tokens = measure(shown, _prompt_format(find_weights(config.lm)), world_tokens=world_tokens)
+    as_prompted = all_as_shown(questions, config.show_choices)
+    tokens = measure(as_prompted, _prompt_format(find_weights(config.lm)), world_tokens=world_tokens)
     return describe(loaded, questions, coverage=coverage, tokens=tokens, max_bad=config.max_bad, held_out=held_out.line)
 
 
 def _prompt_format(weights: Weights) -> PromptFormat:
     """By the tokenizers library where its files are clear, else by transformers, whose import takes seconds."""
-    if (found := read_prompt_format(weights)) is not None:
-        return found
+    if (prompt_format := read_prompt_format(weights)) is not None:
+        return prompt_format
     from ..language.lm import load_tokenizer_only
 
     return load_tokenizer_only(weights)
@@ -114,8 +114,8 @@ def write_questions(
                 record = question.model_dump(mode="json", exclude_defaults=True)
                 if question.image_sha256 in names:
                     record["image"] = names[question.image_sha256 or ""]
-                elif (found := _file_of(question.image, folders)) is not None:
-                    record["image"] = os.path.relpath(found, folder)
+                elif (image_file := _file_of(question.image, folders)) is not None:
+                    record["image"] = os.path.relpath(image_file, folder)
                 lines.write(json.dumps(record, ensure_ascii=False) + "\n")
         follow_umask(building)
         building.rename(folder)
@@ -125,7 +125,7 @@ def write_questions(
 
 
 def _file_of(image: str, folders: Sequence[Path]) -> Path | None:
-    found = None
+    file = None
     with suppress(OSError, ValueError):  # a name that no file can have; the store may know it
-        found = find_file(image, folders)
-    return None if found is None else found.path
+        file = find_file(image, folders)
+    return None if file is None else file.path

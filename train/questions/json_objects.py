@@ -17,6 +17,7 @@ from ...pipeline.errors import ConfigError
 from ...pipeline.files import limits
 from ...pipeline.files.tables import text as lists
 from ...pipeline.files.tables.text import Record
+from ...pipeline.files.tables.text_streams import open_text
 from ...pipeline.messages import name_some
 from .columns import FIELDS, plain_name
 
@@ -27,7 +28,7 @@ def is_object(path: Path) -> bool:
     Raises:
         OSError: it cannot be read.
     """
-    with lists.open_text(path) as file:
+    with open_text(path) as file:
         start = file.read(limits.MAX_COLUMNS).removeprefix("\ufeff".encode()).lstrip()
     return start.startswith(b"{")
 
@@ -40,7 +41,7 @@ def read_object(path: Path) -> Iterator[tuple[str, Record]]:
     """
     if _has_lines(path):
         return lists.read_records(path, ".jsonl")
-    with lists.open_text(path) as file:
+    with open_text(path) as file:
         text = file.read(limits.MAX_RESULT_BYTES + 1)
     if len(text) > limits.MAX_RESULT_BYTES:
         raise ConfigError(
@@ -57,7 +58,7 @@ def read_object(path: Path) -> Iterator[tuple[str, Record]]:
 
 def _has_lines(path: Path) -> bool:
     """Whether the first line is an object by itself, and another follows."""
-    with lists.open_text(path) as file:
+    with open_text(path) as file:
         first = file.readline(limits.MAX_ROW_BYTES)
         more = file.readline(limits.MAX_ROW_BYTES)
     try:
@@ -84,8 +85,8 @@ def _rows(path: Path, value: Mapping[str, Any]) -> Iterator[tuple[str, Record]]:
         return _named(path, enumerate(rows, start=1))
     if value and all(isinstance(part, dict) for part in value.values()):
         return _named(path, ((name, {"id": name, **part}) for name, part in value.items()))
-    found = f"several lists: {name_some(list(lists_in))}" if lists_in else f"no rows, but {name_some(list(value))}"
-    raise ConfigError(f"{path} is a JSON object of {found}. Write the questions as an array, or as JSON lines")
+    content = f"several lists: {name_some(list(lists_in))}" if lists_in else f"no rows, but {name_some(list(value))}"
+    raise ConfigError(f"{path} is a JSON object of {content}. Write the questions as an array, or as JSON lines")
 
 
 def _named(path: Path, rows: Any) -> Iterator[tuple[str, Record]]:

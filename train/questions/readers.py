@@ -33,10 +33,11 @@ from ...pipeline.files.plain import read_file
 from ...pipeline.files.tables import arrow as arrow_files
 from ...pipeline.files.tables import guarded as guarded_tables
 from ...pipeline.files.tables import text as lists
+from ...pipeline.files.tables.text_streams import open_text
 from .columns import FIELDS, Columns
 from .json_objects import is_object, read_object
 from .rows import Keep, Row, RowReader
-from .values import is_absent
+from .values.text import is_absent
 
 _SAT = frozenset({"question", "answers", "correct_answer"})
 _SAT_IMAGES = frozenset({"image_bytes", "images"})  # array/SAT, array/SAT-v2: a list each, by their cards on the Hub
@@ -101,7 +102,7 @@ def read_rows(path: Path, columns: Mapping[str, str] | None = None, *, keep: Kee
             "folder of those two, a save_to_disk folder, hf:ORG/NAME, or a VPCT folder"
         )
     if suffix in (".jsonl", ".ndjson") and columns is None and not _is_conversations(path):
-        reader = RowReader(keep=keep, own=True)
+        reader = RowReader(keep=keep, ours=True)
         return Rows("JSONL", _jsonl_rows(path, reader), "line", reader.notes)
     rows = _list_rows(path)
     first = list(islice(rows, _PEEKED))
@@ -135,14 +136,14 @@ def files_of(path: Path) -> list[Path]:
     if (metadata := _metadata_of(path)) is not None:
         return [metadata]
     saved = arrow_files.saved_files(path)
-    found = _first(p for s in arrow_files.SUFFIXES for p in path.rglob(f"*{s}")) if saved is None else saved
-    for file in found:  # a link may lead anywhere, as in the Hub's cache, but to a regular file
+    first_file = _first(p for s in arrow_files.SUFFIXES for p in path.rglob(f"*{s}")) if saved is None else saved
+    for file in first_file:  # a link may lead anywhere, as in the Hub's cache, but to a regular file
         _refuse_special(file)
-    if not found:
+    if not first_file:
         raise QuestionError(
             f"{path} is a folder without questions: no .parquet, no .arrow, no sim_N_results.json. Name a file in it"
         )
-    return found
+    return first_file
 
 
 def _metadata_of(folder: Path) -> Path | None:
@@ -163,13 +164,13 @@ def _first(paths: Iterable[Path]) -> list[Path]:
     Raises:
         QuestionError: there are too many.
     """
-    found = list(islice(paths, limits.MAX_QUESTION_FILES + 1))
-    if len(found) > limits.MAX_QUESTION_FILES:
+    files = list(islice(paths, limits.MAX_QUESTION_FILES + 1))
+    if len(files) > limits.MAX_QUESTION_FILES:
         raise QuestionError(
-            f"{found[0].parent} holds more than {limits.MAX_QUESTION_FILES:,} files of questions. Name a folder in it, "
+            f"{files[0].parent} holds more than {limits.MAX_QUESTION_FILES:,} files of questions. Name a folder in it, "
             "or write fewer, larger files"
         )
-    return sorted(found)
+    return sorted(files)
 
 
 def digest_of(path: Path) -> str:
@@ -233,7 +234,7 @@ def _jsonl_rows(path: Path, reader: RowReader) -> Iterator[Row]:
 def _first_bad_byte(path: Path) -> int:
     decoder = codecs.getincrementaldecoder("utf-8")()
     read = 0
-    with lists.open_text(path) as file:
+    with open_text(path) as file:
         while block := file.read(2**20):
             pending = len(decoder.getstate()[0])
             try:
@@ -246,7 +247,7 @@ def _first_bad_byte(path: Path) -> int:
 
 def _is_conversations(path: Path) -> bool:
     try:
-        with lists.open_text(path) as lines_read:
+        with open_text(path) as lines_read:
             first = next(
                 (line for line in iter(lambda: lines_read.readline(limits.MAX_ROW_BYTES), b"") if line.strip()), b""
             )
@@ -315,14 +316,14 @@ def _table(
     path: Path,
     names: tuple[str, ...],
     rows: Iterable[tuple[str, lists.Record]],
-    asked: Mapping[str, str] | None,
+    requested: Mapping[str, str] | None,
     keep: Keep | None,
     labels: Mapping[str, list[str]] | None = None,
 ) -> Rows:
     if not names:
         raise QuestionError(f"{path} holds no row")
-    columns = Columns.choose(path, names, asked)
-    is_sat = asked is None and set(names) >= _SAT and not _SAT_IMAGES.isdisjoint(names)
+    columns = Columns.choose(path, names, requested)
+    is_sat = requested is None and set(names) >= _SAT and not _SAT_IMAGES.isdisjoint(names)
     reader = RowReader(columns=columns, keep=keep, labels=labels, shuffled=is_sat)
     layout = "SAT" if is_sat else "LLaVA" if columns.is_conversations else "table"
     return Rows(layout, _rows(rows, reader, first_number=1), notes=reader.notes)
@@ -335,8 +336,8 @@ def _vpct_results(folder: Path) -> list[Path]:
 
 def _matches(folder: Path, names: re.Pattern[str]) -> list[re.Match[str]]:
     with os.scandir(folder) as entries:
-        found = (match for entry in entries if (match := names.fullmatch(entry.name)))
-        first = list(islice(found, limits.MAX_QUESTION_FILES + 1))
+        matches = (match for entry in entries if (match := names.fullmatch(entry.name)))
+        first = list(islice(matches, limits.MAX_QUESTION_FILES + 1))
     if len(first) > limits.MAX_QUESTION_FILES:
         raise QuestionError(
             f"{folder} holds more than {limits.MAX_QUESTION_FILES:,} files such as {first[0][0]}. VPCT has a hundred "
@@ -363,8 +364,8 @@ def _vpct_rows(folder: Path, results: Iterable[Path]) -> Iterator[Row]:
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             yield Row(path.name, problem=f"finalBucket is not 1, 2 or 3 ({type(error).__name__}: {error})")
             continue
-        own = pictures.get(stem, [])
-        image = next((name for name in own if "initial" in name), own[0] if own else None)
+        pictures_of = pictures.get(stem, [])
+        image = next((name for name in pictures_of if "initial" in name), pictures_of[0] if pictures_of else None)
         if image is None:
             yield Row(path.name, problem=f"there is no picture {stem}*.png beside it")
             continue

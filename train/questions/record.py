@@ -94,8 +94,8 @@ class Question(BaseModel):
         if len(record) > limits.MAX_FIELDS:
             raise ValueError(f"it has {len(record):,} fields; the limit is {limits.MAX_FIELDS:,}")
         others = record.keys() - cls.model_fields.keys()
-        if others and (found := misspelt(others, cls.model_fields.keys() - record.keys())):
-            raise ValueError(f"{found[0]}: unknown field; did you mean {found[1]!r}?")
+        if others and (misspelt_fields := misspelt(others, cls.model_fields.keys() - record.keys())):
+            raise ValueError(f"{misspelt_fields[0]}: unknown field; did you mean {misspelt_fields[1]!r}?")
         return record
 
     @model_validator(mode="after")
@@ -244,8 +244,8 @@ def _validated(record: Mapping[str, Any], fields_set: dict[frozenset[str], set[s
         question = Question.model_validate(record)
     except ValidationError as error:
         return list_problems(error)
-    own = question.model_fields_set
-    object.__setattr__(question, "__pydantic_fields_set__", fields_set.setdefault(frozenset(own), own))
+    given = question.model_fields_set
+    object.__setattr__(question, "__pydantic_fields_set__", fields_set.setdefault(frozenset(given), given))
     return question
 
 

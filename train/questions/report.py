@@ -153,7 +153,7 @@ class QuestionReport:
         lines += [f"passed over, it {reason}: {count:,}" for reason, count in self.passed_over.items()]
         lines += [f"{note}: {count:,}" for note, count in self.notes.items()]
         if self.contradictions:
-            pairs = [f"{one} and {other}" for one, other in self.contradictions]
+            pairs = [f"{first} and {other}" for first, other in self.contradictions]
             lines.append(f"the same question about the same image with different answers: {name_some(pairs)}")
         if self.repeated:
             lines.append(f"asked twice: {name_some(self.repeated)}")
@@ -221,23 +221,23 @@ def kinds_of(questions: Iterable[Question]) -> dict[str, Kind]:
     return kinds
 
 
-def blind_share(asked: Sequence[tuple[str, str]]) -> float:
+def blind_share(asked_questions: Sequence[tuple[str, str]]) -> float:
     """Share of the answers that the commonest answer to each wording gets right, where a wording comes often enough,
     and else the commonest of all.
 
     Args:
-        asked: question and correct answer; at least one.
+        asked_questions: question and correct answer; at least one.
     """
-    answers = Counter(answer for _, answer in asked)
+    answers = Counter(answer for _, answer in asked_questions)
     by_wording: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for wording, answer in asked:
+    for wording, answer in asked_questions:
         by_wording[wording][answer] += 1
     [(commonest, _)] = answers.most_common(1)
     right = sum(
         counts.most_common(1)[0][1] if counts.total() >= _WORDING else counts[commonest]
         for counts in by_wording.values()
     )
-    return right / len(asked)
+    return right / len(asked_questions)
 
 
 def blind_warning(asked_by_type: Mapping[str, Sequence[tuple[str, str]]]) -> str:
@@ -246,17 +246,17 @@ def blind_warning(asked_by_type: Mapping[str, Sequence[tuple[str, str]]]) -> str
     Args:
         asked_by_type: type -> question and correct answer of each.
     """
-    everything = [each for asked in asked_by_type.values() for each in asked]
+    everything = [each for group in asked_by_type.values() for each in group]
     groups = {"all questions together": everything} if len(everything) >= _WORDING else {}
     if not groups or blind_share(everything) < BLIND:
-        groups = {f"questions of type {name}": asked for name, asked in asked_by_type.items() if len(asked) >= _WORDING}
-    blind = [f"{share:.0%} of {name}" for name, asked in groups.items() if (share := blind_share(asked)) >= BLIND]
+        groups = {f"questions of type {name}": group for name, group in asked_by_type.items() if len(group) >= _WORDING}
+    blind = [f"{share:.0%} of {name}" for name, group in groups.items() if (share := blind_share(group)) >= BLIND]
     if not blind:
         return ""
     return (
-        f"the commonest answer to each wording is right for {name_some(blind, most=_TOP)}, so a reader that sees no "
-        "image and no future can answer them: their accuracy shows nothing of what it sees. Balance the answers to "
-        "each wording, or compare with a run of --arm text"
+        f"the commonest answer to each wording is correct for {name_some(blind, most=_TOP)}. So a reader can answer "
+        "them without image and future, and their accuracy does not show what it reads. Balance the answers to each "
+        "wording, or compare with a run of --arm text"
     )
 
 

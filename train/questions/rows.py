@@ -14,19 +14,10 @@ from .columns import ANSWERS, NEEDED, Columns, misspelt, plain_name
 from .conversations import Conversation, read_conversation
 from .markers import Markers
 from .turns import Turn, Turns
-from .values import (
-    Choices,
-    Given,
-    Images,
-    Skipped,
-    WrongValue,
-    is_absent,
-    most_frequent,
-    read_answer,
-    read_choices,
-    shuffle_choices,
-    text_of,
-)
+from .values.answers import Given, most_frequent, read_answer
+from .values.choices import Choices, read_choices, shuffle_choices
+from .values.images import Images
+from .values.text import Skipped, WrongValue, is_absent, text_of
 
 Keep = Callable[[str, bytes], None]
 
@@ -42,7 +33,7 @@ _HOW_GIVEN: dict[Given, str] = {
 }
 _MARKERS = "questions with a marker of the image in their text, which is taken out"
 _ABSENT_CHOICES = "questions with an empty choice, which is left out"
-_LETTERED = "questions whose choices begin with their letters, which are taken off"
+LETTERED = "questions whose choices begin with their letters, which are taken off"
 _OF_SEVERAL = "answers that are the most frequent of several"
 _WORDS = frozenset({"NA", "N/A", "n/a", "NULL", "null", "None"})
 _WORD_CHOICES = "questions with a choice that is written NA, N/A, null or None, taken as a word"
@@ -74,7 +65,7 @@ class RowReader:
         keep: Keep | None = None,
         labels: Mapping[str, list[str]] | None = None,
         shuffled: bool = False,
-        own: bool = False,
+        ours: bool = False,
     ) -> None:
         """
         Args:
@@ -83,13 +74,13 @@ class RowReader:
             labels: column -> the names its numbers stand for.
             shuffled: choices in an order drawn from the question's id, for tables whose right one has a place of its
                 own.
-            own: ids are ours, so none comes twice, and a field of ours may be misspelt.
+            ours: ids are ours, so none comes twice, and a field of ours may be misspelt.
         """
         self.notes: Counter[str] = Counter()
         """What was changed or taken in one of two ways -> how many times."""
         self._columns = columns
         self._labels = labels or {}
-        self._shuffled, self._own = shuffled, own
+        self._shuffled, self._is_ours = shuffled, ours
         self._images = Images(keep=keep)
         self._used_ids: set[str] = set()
         self._columns_of: dict[tuple[str, ...], Columns] = {}
@@ -124,7 +115,7 @@ class RowReader:
         columns = self._columns_of.get(names)
         if columns is None:
             columns = Columns.choose(_ONE_ROW, names, None, needed=())
-            if self._own and not columns.is_conversations:
+            if self._is_ours and not columns.is_conversations:
                 self._require_ours(names, columns)
             if len(self._columns_of) < _MOST_LAYOUTS:
                 self._columns_of[names] = columns
@@ -133,8 +124,8 @@ class RowReader:
     def _require_ours(self, names: tuple[str, ...], columns: Columns) -> None:
         others = [name for name in names if name not in columns.all()]
         unfilled = [field for field in (*NEEDED, "choices", "before", *_PLAIN) if field not in columns.by_field]
-        if found := misspelt(others, unfilled):
-            raise WrongValue(f"{found[0]}: unknown field; did you mean {found[1]!r}?")
+        if misspelt_fields := misspelt(others, unfilled):
+            raise WrongValue(f"{misspelt_fields[0]}: unknown field; did you mean {misspelt_fields[1]!r}?")
         if missing := next((field for field in NEEDED if field not in columns.by_field), None):
             raise WrongValue(f"{missing} is missing")
 
@@ -156,7 +147,7 @@ class RowReader:
         before = columns.value(row, "before")
         if not is_absent(before) and ("before" in columns.by_field["before"] or _are_pairs(before)):
             record["before"] = _before(before, markers)
-        record["id"] = self._id(row, columns, str(number) if self._own else where, number)
+        record["id"] = self._id(row, columns, str(number) if self._is_ours else where, number)
         if offered := choices.offered:
             record["choices"] = shuffle_choices(record["id"], offered) if self._shuffled else offered
         return self._completed(record, row, columns, markers, notes)
@@ -220,7 +211,7 @@ class RowReader:
         if len(offered) < len(texts):
             notes[_ABSENT_CHOICES] += 1
         if choices.lettered:
-            notes[_LETTERED] += 1
+            notes[LETTERED] += 1
         if not _WORDS.isdisjoint(offered):
             notes[_WORD_CHOICES] += 1
         return Choices(texts, choices.numbers)
@@ -249,7 +240,7 @@ class RowReader:
         """The id, made unique where it is not ours: a file may repeat ids (LLaVA's do), but ours name results."""
         given = columns.value(row, "id")
         name = _text(name if is_absent(given) else given, "id")
-        if self._own and not columns.is_conversations:
+        if self._is_ours and not columns.is_conversations:
             return name
         name = name if name not in self._used_ids else f"{name}@{number}"
         self._used_ids.add(name)

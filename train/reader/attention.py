@@ -145,14 +145,14 @@ def flex_problem(sizes: HeadSizes, device: torch.device, dtype: torch.dtype) -> 
     """
     shapes = [(2, 3 * BLOCK), (3, 4 * BLOCK)]  # the second one compiles the kernel for all lengths
     try:
-        found = [
+        problems = [
             pair
             for rows, length in shapes[: 1 if device.type == "cpu" else 2]
             for pair in _compare(sizes, device, dtype, rows=rows, length=length).items()
         ]
     except Exception as error:  # torch's compiler raises whatever a kernel raises
         return f"it cannot be computed there ({_first_line(error)})"
-    wrong = [(name, error) for name, error in found if not error <= _WRONG_BY[name]]
+    wrong = [(name, error) for name, error in problems if not error <= _WRONG_BY[name]]
     if not wrong:
         return None
     name, error = max(wrong, key=lambda pair: math.inf if math.isnan(pair[1]) else pair[1])
@@ -189,7 +189,7 @@ def _compare(
     masks = {"window": window if sizes.windowed else None, "is_image": None}
     dense = segment_masks(segments, mask, positions, dtype=torch.float32, **masks)
     blocks = segment_blocks(segments, mask, positions, **masks)
-    with_gradients, found = device.type != "cpu", dict[str, float]()
+    with_gradients, differences = device.type != "cpu", dict[str, float]()
     for name, block_mask in blocks.items():
         given = [tensor.detach().clone().requires_grad_(with_gradients) for tensor in (query, key, value)]
         exact = [tensor.detach().float().requires_grad_(with_gradients) for tensor in (query, key, value)]
@@ -203,8 +203,8 @@ def _compare(
             pairs += [(_GRADIENT, *both) for both in zip(got, right, strict=True)]
         for what, a, b in pairs:
             error = float((a.detach().float() - b.detach()).abs().max() / b.detach().abs().max())
-            found[what] = error if math.isnan(error) else max(found.get(what, 0.0), error)
-    return found
+            differences[what] = error if math.isnan(error) else max(differences.get(what, 0.0), error)
+    return differences
 
 
 def _plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, sizes: HeadSizes) -> Tensor:

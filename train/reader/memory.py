@@ -107,11 +107,11 @@ def _of_gemma_4(text: Mapping[str, Any]) -> int:
     if not str(text.get("model_type", "")).startswith("gemma4"):
         return 0
     width, layers, kinds = text["hidden_size"], text["num_hidden_layers"], text.get("layer_types") or ()
-    own = text.get("per_layer_config") or {}
+    layer_config = text.get("per_layer_config") or {}
     first_shared = layers - (text.get("num_kv_shared_layers") or 0)
     more = 0
     for layer in range(layers):
-        settings = {**text, **own.get(f"{layer:02d}", {})}
+        settings = {**text, **layer_config.get(f"{layer:02d}", {})}
         heads, keys, size = settings["num_attention_heads"], settings["num_key_value_heads"], settings["head_dim"]
         own_keys = 0 if layer >= first_shared else keys
         values = 0 if text.get("attention_k_eq_v") and kinds[layer : layer + 1] == ["full_attention"] else own_keys
@@ -194,9 +194,11 @@ class ReaderShape:
             inner, queries = min(512, -(-max(numbers, width) // 64) * 64), layout.queries
             cells = rows * columns * len(layout.slots(frames))
         times = max_world_steps + 1
-        own = inner * (numbers + width + rows + columns + (times if layout.name == "channel" else 0)) + inner + width
-        own += times * channels + 2 * (12 * inner * inner + 11 * inner) * (queries > 0) + queries * inner
-        return cls(world_tokens=tokens, cells=cells, inner=inner, numbers=numbers, parameters=own)
+        parameters = (
+            inner * (numbers + width + rows + columns + (times if layout.name == "channel" else 0)) + inner + width
+        )
+        parameters += times * channels + 2 * (12 * inner * inner + 11 * inner) * (queries > 0) + queries * inner
+        return cls(world_tokens=tokens, cells=cells, inner=inner, numbers=numbers, parameters=parameters)
 
     def kept(self, width: int) -> int:
         """Bytes that one image keeps for the backward pass."""
@@ -237,8 +239,8 @@ class Estimate:
     def describe(self) -> str:
         """In a few words."""
         parts = {"frozen weights": self.weights, "trained weights and optimizer": self.trained}
-        told = ", ".join(f"{format_bytes(size)} {name}" for name, size in parts.items())
-        return f"{format_bytes(self.total)} ({told}, {format_bytes(self.computed)} activations and logits)"
+        sizes = ", ".join(f"{format_bytes(size)} {name}" for name, size in parts.items())
+        return f"{format_bytes(self.total)} ({sizes}, {format_bytes(self.computed)} activations and logits)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

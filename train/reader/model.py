@@ -6,8 +6,7 @@ Axes:  B sample   L text token   N world token   S = L + N   C, T, H, W latent a
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -22,15 +21,14 @@ from transformers.utils import ModelOutput
 
 from ...pipeline.errors import ConfigError, LatentShapeError
 from ...pipeline.latents.recipe import Recipe
-from ...pipeline.latents.tensors import as_stored, as_tensor, draw_posterior
-from ...pipeline.latents.world_model import HasHiddenStates, WorldModel
+from ...pipeline.latents.tensors import as_tensor, draw_posterior
+from ...pipeline.latents.world_model import WorldModel
 from .attention import without_flex
+from .live_latents import roll_out_images
 from .lm_inputs import has_inputs_by_layer, run_rows, vector_inputs, without_lora
 from .memory import SCORED_AT_ONCE
-from .sampling import draw_token
+from .sampling import continue_text, draw_token
 from .tokens import WorldReader
-
-_log = logging.getLogger(__name__)
 
 IGNORED = -100
 """The label of positions without a loss."""
@@ -217,7 +215,7 @@ class TheWorld(nn.Module):
                 draw_token, temperature=temperature, top_p=top_p, generator=torch.Generator().manual_seed(seed)
             )
             with without_flex(self.lm):
-                return self._continue(inputs, mask, ends, max_new_tokens, choose)
+                return continue_text(self.lm, inputs, mask, ends, max_new_tokens, choose)
         settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "eos_token_id": ends, "pad_token_id": ends[0]}
         settings |= {"do_sample": bool(temperature)}
         if temperature:
@@ -230,34 +228,6 @@ class TheWorld(nn.Module):
             if temperature:
                 torch.manual_seed(seed)
             return self.lm.generate(inputs_embeds=vectors, attention_mask=mask, **settings, **options)
-
-    def _continue(
-        self,
-        inputs: dict[str, Tensor],
-        mask: Tensor,
-        ends: Sequence[int],
-        max_new_tokens: int,
-        choose: Callable[[Tensor], Tensor],
-    ) -> Tensor:
-        """`generate` for what transformers' own does not do: vectors for a multimodal model, draws with a seed."""
-        cache, id_columns, ending = None, list[Tensor](), torch.tensor(ends, device=mask.device)
-        is_done = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
-        while len(id_columns) < max_new_tokens and not bool(is_done.all()):
-            length = mask.shape[1] if cache is None else 1
-            out = self.lm(
-                **inputs,
-                attention_mask=mask,
-                position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, -length:],
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            cache = out.past_key_values
-            new_ids = choose(out.logits[:, -1]).masked_fill(is_done, ends[0])
-            id_columns.append(new_ids)
-            is_done = is_done | torch.isin(new_ids, ending)
-            inputs, mask = {"input_ids": new_ids[:, None]}, nn.functional.pad(mask, (0, 1), value=1)
-        return torch.stack(id_columns, 1)
 
     def embed(
         self,
@@ -414,33 +384,5 @@ class TheWorld(nn.Module):
         world: WorldModel | None = self.world  # type: ignore[assignment]
         if world is None or self.recipe is None:
             raise ConfigError("images need a world model and a recipe to roll them out: pass both to TheWorld(...)")
-        if not self.recipe.traits.is_image_rollout or self.recipe.chunk_frames:
-            raise ConfigError(
-                f"images are rolled out live in one chunk each; latents of kind {self.recipe.kind}"
-                f"{' in chunks' if self.recipe.chunk_frames else ''} have to be precomputed"
-            )
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ConfigError(f"images are RGB, (B, 3, height, width), got {tuple(images.shape)}")
-        if keys is not None and len(keys) != len(images):
-            raise ConfigError(f"{len(images)} images have {len(keys)} keys: pass one for each")
-        if not images.is_floating_point() or not float(images.abs().max()) <= 1.001:
-            raise ConfigError(
-                f"images are RGB in [-1, 1] of a float dtype, got {images.dtype} from {float(images.min()):g} to "
-                f"{float(images.max()):g}. Of 8-bit pixels: images.float() / 127.5 - 1"
-            )
-        if float(images.min()) >= 0:
-            _log.warning("no pixel of these images is darker than mid-grey: if they are in [0, 1], pass 2 * images - 1")
-        if steps == 0 and self.recipe.traits.begins_with_encoding:
-            latents = world.encode(images)
-        elif keys is None:
-            raise ConfigError("rolling out images needs their keys: the noise of a rollout belongs to its key")
-        else:
-            # All steps of a rollout are denoised together, so a shorter one is not the prefix of a longer one.
-            longer = self.recipe.model_copy(update={"rollout_steps": max(self.recipe.rollout_steps, steps)})
-            if not longer.traits.is_hidden:
-                latents = world.rollout(images, keys, longer)
-            elif isinstance(world, HasHiddenStates):
-                latents = world.hidden(images, keys, longer)
-            else:
-                raise ConfigError("latents of this recipe are hidden states, and this world model gives none")
-        return as_stored(latents, self.recipe.dtype, keys).to(next(self.reader.parameters()).device)
+        latents = roll_out_images(world, self.recipe, images, keys, steps)
+        return latents.to(next(self.reader.parameters()).device)

@@ -98,17 +98,17 @@ def _blocks(sees: _Sees, mask: Tensor) -> BlockMask:
     count = -(-length // BLOCK)
     step = BLOCK * max(1, PAIRS_AT_ONCE // (batch * BLOCK * length))
     row, others = torch.arange(batch, device=device)[:, None, None], torch.arange(length, device=device)[None, None]
-    seen: list[Tensor] = []  # pairs that see each other, by block
+    pairs_by_block: list[Tensor] = []  # pairs that see each other, by block
     for start in range(0, length, step):
         tokens = torch.arange(start, min(start + step, length), device=device)[None, :, None]
         visible = sees(row, None, tokens, others).expand(batch, -1, -1)
         rest = (0, -visible.shape[2] % BLOCK, 0, -visible.shape[1] % BLOCK)
         by_block = nn.functional.pad(visible, rest).unflatten(2, (count, BLOCK)).unflatten(1, (-1, BLOCK))
-        seen.append(by_block.sum((2, 4)))
-    pairs = torch.cat(seen, 1)[:, None]
+        pairs_by_block.append(by_block.sum((2, 4)))
+    pairs = torch.cat(pairs_by_block, 1)[:, None]
     is_full = pairs == BLOCK**2
-    found = [*_in_order((pairs > 0) & ~is_full), *_in_order(is_full)]
-    return BlockMask.from_kv_blocks(*found, BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=(length, length))
+    block_lists = [*_in_order((pairs > 0) & ~is_full), *_in_order(is_full)]
+    return BlockMask.from_kv_blocks(*block_lists, BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=(length, length))
 
 
 def _in_order(chosen: Bool[Tensor, "B 1 Q K"]) -> tuple[Int[Tensor, "B 1 Q"], Int[Tensor, "B 1 Q K"]]:

@@ -29,14 +29,8 @@ from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ..config import DtypeName
 from ..language.adapter_dtype import compute_in_model_dtype
-from ..language.lm import (
-    LanguageModel,
-    attention_of,
-    embedding_rms,
-    load_adapter,
-    load_language_model,
-    unread_parts,
-)
+from ..language.lm import LanguageModel, attention_of, embedding_rms, load_language_model, unread_parts
+from ..language.lora import load_adapter
 from ..language.weights import Weights, find_weights
 from ..reader.memory import MemoryShape
 from ..reader.model import TheWorld
@@ -129,8 +123,8 @@ def load_run(
         torch_dtype = resolve_dtype(dtype or _dtype_set(meta, "dtype", "auto"), torch_device)
         if progress is not None and (unread := unread_parts(weights)):
             progress.say(unread)
-        told: dict[str, Any] = {} if progress is None else {"say": progress.warn}
-        attention = attention_of(weights, "auto", device=torch_device, dtype=torch_dtype, **told)
+        reporting: dict[str, Any] = {} if progress is None else {"say": progress.warn}
+        attention = attention_of(weights, "auto", device=torch_device, dtype=torch_dtype, **reporting)
         sizes = sizes_of_run(meta, weights, torch_dtype, attention)
         require_room(sizes, torch_device, source=weights.source, memory=memory, progress=progress)
         base = load_language_model(weights, device=torch_device, dtype=torch_dtype, attention=attention)
@@ -159,21 +153,21 @@ def _find_base(run: Path, meta: RunMeta, lm: str | None, progress: Progress | No
     Raises:
         ConfigError: it is not there. RunError: what is there is another model.
     """
-    known = f"{run} was trained on the language model {meta.lm.source} ({_both(meta.lm.identity, meta.lm.content)})"
+    origin = f"{run} was trained on the language model {meta.lm.source} ({_both(meta.lm.identity, meta.lm.content)})"
     try:
         weights = find_weights(lm or meta.lm.source, progress=progress)
     except ConfigError as error:
         if lm is not None:
             raise
-        raise ConfigError(f"{known}, which is not found there: {error}. Say where it lies now: --lm PLACE") from error
+        raise ConfigError(f"{origin}, which is not found there: {error}. Say where it lies now: --lm PLACE") from error
     if not weights.is_same(meta.lm.identity, meta.lm.content):
         advice = "name that one with --lm: a folder with the same files, or the Hub id; or train again"
         if meta.lm.content is None and meta.lm.identity.startswith("hub:"):
             name = meta.lm.identity.removeprefix("hub:")
             advice = f"this run noted the Hub's name alone, not the content of the files: pass --lm {name}"
         raise RunError(
-            f"{known}, but {weights.source} is {_both(weights.identity, weights.content)}. Adapters fit only the model "
-            f"they were trained on: {advice}"
+            f"{origin}, but {weights.source} is {_both(weights.identity, weights.content)}. Adapters fit only the "
+            f"model they were trained on: {advice}"
         )
     return weights
 

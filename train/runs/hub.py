@@ -179,7 +179,7 @@ def base_model(meta: RunMeta) -> str:
 
 
 def base_is_public(meta: RunMeta) -> bool:
-    """Whether the language model is found by what the run says, on any machine."""
+    """Whether any machine finds the language model by the name in the run."""
     return meta.lm.source == "worldlet" or is_hub_id(meta.lm.source)
 
 
@@ -229,8 +229,8 @@ def _accuracy(run: Path) -> str:
             if score
         ]
         split = evaluation.get("split") or "all"
-        shown = markdown(f"{evaluation.get('steps')} rollout steps, shown: {evaluation.get('arm', 'rollout')}")
-        head = f"Split {markdown_code(str(split))}, {shown}"
+        subtitle = markdown(f"{evaluation.get('steps')} rollout steps, shown: {evaluation.get('arm', 'rollout')}")
+        head = f"Split {markdown_code(str(split))}, {subtitle}"
         head += f", {evaluation['left_out']:,} questions left out" if evaluation.get("left_out") else ""
         if evaluation.get("rules", 1) == 1:  # whatever today's are, these are told from them
             head += ", own words judged by the first rules (`theworld evaluate --rescore` judges again)"

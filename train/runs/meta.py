@@ -117,8 +117,8 @@ class RunMeta(_Facts):
         """
         name = self.config.get("show_choices", "none")  # runs of earlier versions showed none
         if name not in get_args(ShowChoices):
-            known = ", ".join(get_args(ShowChoices))
-            raise RunError(f"{META} names show_choices = {name!r}; there are {known}. It was changed; train again")
+            names = ", ".join(get_args(ShowChoices))
+            raise RunError(f"{META} names show_choices = {name!r}; there are {names}. It was changed; train again")
         return name
 
 

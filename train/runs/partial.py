@@ -161,8 +161,8 @@ def find_partial(where: Path | None = None) -> Path:
     if len(partials) != 1:
         several = ""
         if partials:
-            one = shlex.quote(str(partials[0]))
-            several = f"{', '.join(map(str, partials))} are unfinished: name one, as in --resume {one}"
+            folder = shlex.quote(str(partials[0]))
+            several = f"{', '.join(map(str, partials))} are unfinished: name one, as in --resume {folder}"
         raise RunError(several or "there is no unfinished training under runs/. Start one without --resume")
     return partials[0]
 
@@ -320,7 +320,7 @@ def _free_names(parent: Path) -> Iterator[Path]:
         number += 1
 
 
-def _require_same(path: Path, there: TrainingFacts, here: TrainingFacts) -> None:
+def _require_same(path: Path, saved: TrainingFacts, current: TrainingFacts) -> None:
     content_by_field = {
         "recipe_id": "latents of the recipe",
         "images_sha256": "latents with the digest",
@@ -328,7 +328,7 @@ def _require_same(path: Path, there: TrainingFacts, here: TrainingFacts) -> None
         "lm": "the language model",
     }
     for name, content in content_by_field.items():
-        before, now = getattr(there, name), getattr(here, name)
+        before, now = getattr(saved, name), getattr(current, name)
         if before != now:
             raise RunError(
                 f"{path} was begun on {content} {before}, now there is {now}. Name the same ones, or start a new "

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...pipeline.progress import Progress
-from ..evaluation.evaluate import is_right
+from ..evaluation.own_words import is_right
 from ..evaluation.statistics import Bootstrap, Estimate, Floats
 from ..questions.record import UNTYPED, Question, read_questions, select_split
-from .run import TEST, Study, UnitAnswers, splits_of
+from .folder import UnitAnswers
+from .plan import TEST, Study, splits_of
 
 Right = NDArray[np.bool_]
 """(S, Q)"""
@@ -73,16 +74,18 @@ class Answers:
         self._right = {name: np.array(seeds) for name, seeds in rows.items()}
         self._means: dict[tuple[str, str, int, str, bytes], Mean] = {}
 
-    def has(self, arm: str, labels: int, *, shown: str | None = None, split: str = TEST) -> bool:
-        return (arm, shown or arm, labels, split) in self._right
+    def has(self, arm: str, labels: int, *, shown_arm: str | None = None, split: str = TEST) -> bool:
+        return (arm, shown_arm or arm, labels, split) in self._right
 
-    def right(self, arm: str, labels: int, *, shown: str | None = None, split: str = TEST) -> Right:
-        return self._right[arm, shown or arm, labels, split]
+    def right(self, arm: str, labels: int, *, shown_arm: str | None = None, split: str = TEST) -> Right:
+        return self._right[arm, shown_arm or arm, labels, split]
 
-    def mean(self, arm: str, labels: int, mask: QuestionMask, *, shown: str | None = None, split: str = TEST) -> Mean:
-        name = (arm, shown or arm, labels, split, mask.tobytes())
+    def mean(
+        self, arm: str, labels: int, mask: QuestionMask, *, shown_arm: str | None = None, split: str = TEST
+    ) -> Mean:
+        name = (arm, shown_arm or arm, labels, split, mask.tobytes())
         if name not in self._means:  # tables and comparisons ask for the same means
-            right = self.right(arm, labels, shown=shown, split=split)
+            right = self.right(arm, labels, shown_arm=shown_arm, split=split)
             value, replicates = self.splits[split].bootstrap.mean(right, mask)
             self._means[name] = Mean(value, replicates, right[:, mask].mean(1).tolist())
         return self._means[name]

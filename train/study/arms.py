@@ -20,7 +20,7 @@ than = "rollout"
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ...pipeline.config import place_outside
 from ...pipeline.errors import ConfigError
+from ...pipeline.files.places.store_paths import StorePath
 from ...pipeline.messages import list_problems
 from ..config import TrainConfig
 from ..data.arms import parse_arm
@@ -48,12 +49,13 @@ class ArmTable(_Table):
 
     shows: str | None = None
     """What stands in for the rollout; by default what the arm's name says, or else the rollout itself."""
-    store: Path | None = None
-    futures: Path | None = None
+    store: StorePath | None = None
+    """Its own rollouts: a path, or the URL of a store in the bucket that the study's store is in."""
+    futures: StorePath | None = None
     """Of true futures, for arms that show them."""
     draws: Annotated[int, Field(ge=2, le=256)] | None = None
     """Answers are averaged over so many draws; the training reads one."""
-    draws_store: Path | None = None
+    draws_store: StorePath | None = None
     """Of kind samples, where the draws are."""
     train: dict[str, Any] = Field(default_factory=dict[str, Any])
     """Settings of the training in which it differs, such as a patch that gives it the same number of tokens."""
@@ -103,7 +105,7 @@ class StudyTable(_Table):
     hypotheses: dict[str, HypothesisTable] = Field(default_factory=dict[str, HypothesisTable])
 
     @model_validator(mode="after")
-    def _known(self) -> StudyTable:
+    def _arms_exist(self) -> StudyTable:
         for name, table in self.arms.items():
             if not _NAME.fullmatch(name):
                 raise ValueError(f"arm {name!r}: a name has small letters, digits, _ and -, at most 64")
@@ -111,13 +113,14 @@ class StudyTable(_Table):
         return self
 
 
-def parse_study_table(value: Mapping[str, Any], *, where: str) -> StudyTable:
+def parse_study_table(value: Mapping[str, Any], *, where: str, typed: Collection[Path | str | None] = ()) -> StudyTable:
     """The table from plain values.
 
     Args:
         where: the file, for messages.
+        typed: the stores that the user typed: arms may have others in their buckets.
     Raises:
-        ConfigError: a name or value is wrong, or a store lies outside the working folder.
+        ConfigError: a name or value is wrong, or a store lies outside the working folder and these buckets.
     """
     try:
         table = StudyTable.model_validate(value)
@@ -126,7 +129,7 @@ def parse_study_table(value: Mapping[str, Any], *, where: str) -> StudyTable:
     for name, arm in table.arms.items():
         for field in ("store", "futures", "draws_store"):
             place = getattr(arm, field)
-            if place is not None and (why := place_outside(str(place))) is not None:
+            if place is not None and (why := place_outside(str(place), typed=typed)) is not None:
                 raise ConfigError(f"{where}, [study.arms.{name}]: {field} = {str(place)!r} is not taken: {why}")
     return table
 

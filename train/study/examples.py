@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 
 from .answers import Answers
-from .run import TEST
+from .plan import TEST
 
 
 def telling_scenes(

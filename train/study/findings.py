@@ -26,9 +26,10 @@ from ..evaluation.statistics import paired_p_value, wilson
 from ..pages.intervals import as_share
 from ..questions.record import Question, resolve_keys
 from .answers import Answers, Mean, Split
+from .folder import UnitAnswers
 from .hypotheses import judge
+from .plan import TEST, Study
 from .price import abstention_of, price
-from .run import TEST, Study, UnitAnswers
 
 PAIR = "pair"
 """Stands among the question types for minimal pairs with both halves correct."""
@@ -158,19 +159,19 @@ def _scores(answers: Answers) -> list[dict[str, Any]]:
     for unit in study.units():
         if unit.seed:
             continue
-        for split_name, shown in study.asked(unit, list(answers.splits)):
+        for split_name, shown_arm in study.asked(unit, list(answers.splits)):
             split = answers.splits[split_name]
-            head = {"arm": unit.arm, "shown": shown, "labels": unit.labels, "split": split_name}
-            swapped = shown != unit.arm
+            head = {"arm": unit.arm, "shown": shown_arm, "labels": unit.labels, "split": split_name}
+            swapped = shown_arm != unit.arm
             for cell in _cells(split):
                 if not (swapped and (cell["about"] or cell["shift"])):
                     mask = split.mask(**cell)
-                    mean = answers.mean(unit.arm, unit.labels, mask, shown=shown, split=split_name)
+                    mean = answers.mean(unit.arm, unit.labels, mask, shown_arm=shown_arm, split=split_name)
                     total = int(mask.sum())
                     intervals = [wilson(round(share * total), total) for share in mean.seeds]
                     rows.append({**head, **cell, "questions": total, **mean.to_json(), "wilson_by_seed": intervals})
             if pairs := minimal_pairs(split.questions):
-                right = answers.right(unit.arm, unit.labels, shown=shown, split=split_name)
+                right = answers.right(unit.arm, unit.labels, shown_arm=shown_arm, split=split_name)
                 both_right = np.zeros_like(right)
                 for first, second in pairs:
                     both_right[:, first] = right[:, first] & right[:, second]

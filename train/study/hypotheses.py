@@ -28,7 +28,7 @@ import numpy as np
 from ..evaluation.statistics import Floats, holm, p_of_equivalence, p_of_sign
 from .answers import Answers, Mean
 from .arms import HypothesisTable
-from .run import TEST
+from .plan import TEST
 
 MARGIN = 0.03
 """Smaller differences count as none."""

@@ -9,10 +9,12 @@ import numpy as np
 
 from ...pipeline.store.folder import open_store
 from ..evaluation.abstention import COVERAGES, abstain
-from ..evaluation.evaluate import is_right, rollout_seconds
 from ..evaluation.metrics import Prediction
+from ..evaluation.own_words import is_right
+from ..evaluation.price import rollout_seconds
 from .answers import Answers
-from .run import TEST, Study, UnitAnswers
+from .folder import UnitAnswers
+from .plan import TEST, Study
 
 _FRAME_0 = ("text", "steps0", "frozen", "noise")  # of the store they read frame 0 at the most, and no rollout
 

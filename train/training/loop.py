@@ -13,20 +13,18 @@ from contextlib import closing, nullcontext
 from typing import Any, cast
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import is_initialized
-from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
 from torch import Tensor
 from torch.optim import AdamW
 
 from ...pipeline.device_memory import fits
-from ...pipeline.errors import ConfigError, Interrupted, RunError
+from ...pipeline.errors import Interrupted, RunError
 from ...pipeline.machine import resolve_device
 from ...pipeline.messages import name_some
 from ...pipeline.progress import Bar
 from ..config import TrainConfig
 from ..data.batches import supervised_tokens, to_device
 from ..reader.model import TheWorld
+from .accelerate_setup import make_accelerator
 from .checkpoint import (
     Checkpoint,
     optimizer_state,
@@ -117,7 +115,7 @@ class Loop:
         config, updates = self.config, self.order.updates
         self.total = config.train_steps if config.epochs is None else math.ceil(config.epochs * updates)
         self._log_every = max(1, min(_LOG_EVERY, self.total // 20))
-        self._accelerator = _accelerator(training, self.device)
+        self._accelerator = make_accelerator(training, self.device)
         trained = [parameter for parameter in model.to(self.device).parameters() if parameter.requires_grad]
         optimizer = AdamW(trained, lr=config.learning_rate, weight_decay=0.0, fused=True)
         self._model, self._optimizer = self._accelerator.prepare(model, optimizer)
@@ -218,7 +216,7 @@ class Loop:
         return loss.detach()
 
     def _refuse(self, update: int) -> None:
-        """Leave weights and moments as they are; the schedule goes on."""
+        """Skip an update: weights and moments stay as they are, and the schedule goes on."""
         rows = self.training.train_data.rows
         keys = [rows[row][0].key for row in self.order.rows_of(update)]
         if self.state.refuse(keys):
@@ -362,37 +360,6 @@ class Loop:
                 "stopped_early": state.stopped_early,
             }
         return metrics
-
-
-def _accelerator(training: Training, device: torch.device) -> Accelerator:
-    """accelerate as the launcher set it up, but for what is ours: devices, precision, and the weights of pieces.
-
-    Raises:
-        ConfigError: it is set up for another training in this process, or for FSDP 1.
-    """
-    is_alone, on_cpu = training.ranks.size == 1, device.type == "cpu"
-    # the reader is unused without latents
-    handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=training.train_data.images is None)]
-    if on_cpu and not is_alone:
-        handlers.append(InitProcessGroupKwargs(backend="gloo"))
-    try:
-        accelerator = Accelerator(
-            cpu=on_cpu and not is_initialized(),  # one process may train on a GPU, and then on the CPU
-            device_placement=False,
-            mixed_precision="no",
-            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # a piece has its own weight
-            kwargs_handlers=handlers,
-        )
-    except ValueError as error:
-        raise ConfigError(f"accelerate cannot be set up for this training: {error}") from error
-    if accelerator.num_processes != training.ranks.size:
-        raise ConfigError(
-            f"this process is one of {training.ranks.size} of a training, but accelerate was set up for "
-            f"{accelerator.num_processes} in it before. Train in a process of its own"
-        )
-    if accelerator.distributed_type == "FSDP" and not accelerator.is_fsdp2:
-        raise ConfigError("FSDP needs `fsdp_version: 2` in the file for accelerate launch, as in configs/fsdp.yaml")
-    return accelerator
 
 
 def _diverged(config: TrainConfig, state: State, where: str) -> str:

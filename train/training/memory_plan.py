@@ -41,7 +41,7 @@ class MemoryPlan:
     """Bytes that are free; None is not known, as on a CPU."""
 
     def lines(self) -> list[str]:
-        """What a person is told before weights load."""
+        """The lines that are printed before weights load."""
         free = "" if self.limit is None else f" of the {format_bytes(self.limit)} of {self.device}"
         how = " with checkpointing" if self.checkpointed else ""
         lines = [
@@ -102,16 +102,16 @@ def plan_training(
         estimate = shape.training(some, checkpointing=checkpointed, passes=passes)
         return MemoryPlan(name, tokens, count, wanted, checkpointed, estimate, limit)
 
-    asked = config.gradient_checkpointing
+    requested = config.gradient_checkpointing
     if limit is None or processes > 1:
-        return plan(wanted, checkpointed=bool(asked))
-    for checkpointed in (False, True) if asked is None else (asked,):
+        return plan(wanted, checkpointed=bool(requested))
+    for checkpointed in (False, True) if requested is None else (requested,):
         count = wanted
-        while not (found := plan(count, checkpointed=checkpointed)).estimate.total <= usable(limit) and count > 1:
+        while not (planned := plan(count, checkpointed=checkpointed)).estimate.total <= usable(limit) and count > 1:
             count = math.ceil(count / 2)
-        if found.estimate.total <= usable(limit):
-            return found
-    raise _too_small(config, shape, facts, longest(rows, 1), source, plan(1, checkpointed=asked is not False))
+        if planned.estimate.total <= usable(limit):
+            return planned
+    raise _too_small(config, shape, facts, longest(rows, 1), source, plan(1, checkpointed=requested is not False))
 
 
 def _too_small(
@@ -124,18 +124,18 @@ def _too_small(
     def needs(other: MemoryShape) -> float:
         return other.training(row, checkpointing=True, passes=config.batch_size).total
 
-    found: list[str] = []
+    notes: list[str] = []
     if not least.checkpointed and needs(shape) <= usable(limit):
-        found.append(f"  --gradient-checkpointing: {format_bytes(needs(shape))}")
+        notes.append(f"  --gradient-checkpointing: {format_bytes(needs(shape))}")
     if shape.dtype_bytes == 4 and needs(replace(shape, dtype_bytes=2)) <= usable(limit):
-        found.append(f"  --dtype bfloat16: {format_bytes(needs(replace(shape, dtype_bytes=2)))}")
+        notes.append(f"  --dtype bfloat16: {format_bytes(needs(replace(shape, dtype_bytes=2)))}")
     for layout in _shorter_layouts(facts, least.tokens - row.text):
         other = replace(shape, reader=_reader(facts, layout, shape))
-        if len(found) < _NAMED and needs(other) <= usable(limit):
+        if len(notes) < _NAMED and needs(other) <= usable(limit):
             checkpointing = "" if config.gradient_checkpointing is not False else " --gradient-checkpointing"
-            found.append(f"  {flags(layout)}{checkpointing}: {format_bytes(needs(other))}")
-    fitting = "\n".join(found)
-    instead = f"These would fit:\n{fitting}" if found else "No layout fits: choose a smaller --lm, or a larger GPU"
+            notes.append(f"  {flags(layout)}{checkpointing}: {format_bytes(needs(other))}")
+    fitting = "\n".join(notes)
+    instead = f"These would fit:\n{fitting}" if notes else "No layout fits: choose a smaller --lm, or a larger GPU"
     return ConfigError(
         f"{least.device} is too small to train {source}: one image of {least.tokens:,} tokens needs about "
         f"{least.estimate.describe()}{how}, and {format_bytes(usable(limit))} of {format_bytes(limit)} can be used. "

@@ -16,7 +16,7 @@ from .state import State
 
 
 class Passes:
-    """The size of the passes of a training, and what is known of their memory.
+    """The number of rows in a pass of a training, and whether so many have fitted in memory.
 
     Attributes:
         rows: in a pass; None is as the settings say.
@@ -35,11 +35,11 @@ class Passes:
         self._device = name_of(device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        known = self._state.fitted
-        if known and (known["device"], known["tokens"]) == (self._device, self._tokens):
-            if known["rows"] < (self.rows or math.inf):
-                self.rows = known["rows"]
-            if known["checkpointed"] and not self.checkpointed:
+        fitted = self._state.fitted
+        if fitted and (fitted["device"], fitted["tokens"]) == (self._device, self._tokens):
+            if fitted["rows"] < (self.rows or math.inf):
+                self.rows = fitted["rows"]
+            if fitted["checkpointed"] and not self.checkpointed:
                 self._checkpoint(model)
 
     def smaller(self, rows: int) -> int:

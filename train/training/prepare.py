@@ -1,4 +1,4 @@
-"""What a training finds out before anything is loaded: its questions and latents, its reader, and whether it fits."""
+"""Prepare a training before anything is loaded: its questions and latents, its reader, and whether it fits."""
 
 from __future__ import annotations
 
@@ -131,8 +131,8 @@ def prepare(
         progress.say(unread)
     facts = _reader_facts(config, arm, store, speech, steps)
     where = torch.device("cuda") if for_a_gpu else device
-    asked = None if for_a_gpu else device
-    attention = attention_of(weights, config.attention, device=asked, dtype=dtype, say=progress.warn)
+    wanted = None if for_a_gpu else device
+    attention = attention_of(weights, config.attention, device=wanted, dtype=dtype, say=progress.warn)
     adapter_dtype = adapter_dtype_of(config.adapter_dtype, dtype, where)
     shape = shape_of(
         speech.config.to_dict(),
@@ -220,9 +220,9 @@ def encode_split(
     split: SplitData, config: TrainConfig, lm: LanguageModel, world_tokens: int, progress: Progress
 ) -> tuple[SplitData, TrainData]:
     """The questions that fit into the language model's context, and the training rows made of them."""
-    shown = all_as_shown(split.questions, config.show_choices)
-    check_answers(shown, lm)
-    examples = [encode(question, split.keys[question.id], lm, answer=question.answer) for question in shown]
+    as_prompted = all_as_shown(split.questions, config.show_choices)
+    check_answers(as_prompted, lm)
+    examples = [encode(question, split.keys[question.id], lm, answer=question.answer) for question in as_prompted]
     questions, examples = examples_that_fit(
         split.questions, examples, lm, world_tokens=world_tokens, max_bad=config.max_bad, progress=progress
     )
@@ -299,7 +299,7 @@ def _coarse_tokens(config: TrainConfig, store: LatentStore) -> str | None:
     _, _, height, width = store.sample_shape
     each = config.token_layout().grid(height, width)
     return (
-        f"note: hidden states of {store.path.name} have {height}x{width} cells a frame, each a token of the network; "
+        f"note: hidden states of {store.place.name} have {height}x{width} cells a frame, each a token of the network; "
         f"--patch {config.patch} makes {each[0] * each[1]} world tokens of a frame. --patch {PATCH // 2} makes four "
         f"times as many, as --patch {PATCH} does of a rollout, and was read better"
     )

@@ -337,5 +337,5 @@ def _read_records(partial_run: PartialRun) -> dict[str, dict[str, Any]]:
 def _is_record(record: Any) -> bool:
     if not isinstance(record, dict) or not {"id", "name", "told"} <= record.keys():
         return False
-    texts, told = (record["id"], record["name"]), record["told"]
-    return all(isinstance(text, str) for text in texts) and type(told) is int and -1 <= told < 2**63
+    texts, reported = (record["id"], record["name"]), record["told"]
+    return all(isinstance(text, str) for text in texts) and type(reported) is int and -1 <= reported < 2**63

@@ -19,7 +19,8 @@ from ...pipeline.store.folder import LatentStore
 from ..config import RunSummary, TrainConfig
 from ..data.live import LiveLatents, RollOut
 from ..language.adapter_dtype import compute_in_model_dtype
-from ..language.lm import add_lora, checkpoint_activations, load_language_model
+from ..language.lm import checkpoint_activations, load_language_model
+from ..language.lora import add_lora
 from ..language.weights import Weights
 from ..questions.readers import digest_of, place_of
 from ..questions.report import asked_by_type, blind_warning, measure, training_lines
@@ -80,8 +81,8 @@ def train(
     if prepared.validation_split is not None:
         validation = encode_split(prepared.validation_split, config, lm, world_tokens, progress)[1]
     check_context(facts, [train_data] if validation is None else [train_data, validation], lm, progress)
-    shown = all_as_shown(train_split.questions, config.show_choices)
-    for line in training_lines(train_split.questions, measure(shown, lm, world_tokens=world_tokens)):
+    as_prompted = all_as_shown(train_split.questions, config.show_choices)
+    for line in training_lines(train_split.questions, measure(as_prompted, lm, world_tokens=world_tokens)):
         progress.say(line)
     if blind := blind_warning(asked_by_type(train_split.questions)):
         progress.warn(f"warning: {blind}")

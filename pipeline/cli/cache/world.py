@@ -60,7 +60,7 @@ def preview(
 
 
 def audit_store(
-    store: Path,
+    store: Path | str,
     count: int,
     *,
     images: Path | None,

@@ -110,9 +110,9 @@ def to_json(rows: list[Row]) -> list[dict[str, str]]:
 
 
 def _python() -> Iterator[Row]:
-    here = f"{platform.python_version()}, {platform.system()} {platform.machine()}"
+    python_and_system = f"{platform.python_version()}, {platform.system()} {platform.machine()}"
     yield Row("theworld", "ok", f"{version('theworld')}, in {Path(__file__).parents[3]}")
-    yield Row("Python", "ok", f"{here}, in {sys.prefix}")
+    yield Row("Python", "ok", f"{python_and_system}, in {sys.prefix}")
 
 
 def _packages() -> Iterator[Row]:
@@ -132,19 +132,21 @@ def _packages() -> Iterator[Row]:
     else:
         named = ("torch", "diffusers", "transformers", "peft", "ray")
         yield Row("packages", "ok", f"{len(needed)} as required: " + ", ".join(f"{n} {version(n)}" for n in named))
-    there = [name for name, parts in extras.items() if name not in ("test", "dev") and not any(map(_missing, parts))]
-    absent = [name for name in extras if name not in (*there, "test", "dev")]
-    installed = f"{', '.join(sorted(there)) or 'none'}; not installed: {', '.join(sorted(absent)) or 'none'}"
+    complete_extras = [
+        name for name, parts in extras.items() if name not in ("test", "dev") and not any(map(_missing, parts))
+    ]
+    absent = [name for name in extras if name not in (*complete_extras, "test", "dev")]
+    installed = f"{', '.join(sorted(complete_extras)) or 'none'}; not installed: {', '.join(sorted(absent)) or 'none'}"
     yield Row("extras", "ok", installed, f"{install_extra('NAME')}, where one is asked for" if absent else "")
 
 
 def _wrong(requirement: Requirement) -> str:
     if _missing(requirement.name):
         return f"{requirement.name} is missing"
-    here = version(requirement.name)
-    if requirement.specifier.contains(here, prereleases=True):
+    installed = version(requirement.name)
+    if requirement.specifier.contains(installed, prereleases=True):
         return ""
-    return f"{requirement.name} is {here}, needs {requirement.specifier}"
+    return f"{requirement.name} is {installed}, needs {requirement.specifier}"
 
 
 def _missing(name: str) -> bool:
@@ -162,8 +164,8 @@ def _device() -> Iterator[Row]:
     cores = f"{usable_cores()} cores, torch uses {torch.get_num_threads()} of them"
     emulates = emulates_bfloat16(speeds)
     advice = "--compute-dtype float32 is faster here, and makes other latents" if emulates else ""
-    found = f"{cores}, {torch.backends.cpu.get_cpu_capability()}, {_speeds_text(speeds)}" + ", emulated" * emulates
-    yield Row("CPU", "ok", found, advice)
+    gpu_text = f"{cores}, {torch.backends.cpu.get_cpu_capability()}, {_speeds_text(speeds)}" + ", emulated" * emulates
+    yield Row("CPU", "ok", gpu_text, advice)
     if not torch.cuda.is_available():
         built = "this torch is built without CUDA" if torch.version.cuda is None else "torch sees none"
         advice = "the worldlet needs none; for Cosmos install a CUDA build of torch on a machine with a GPU"
@@ -174,8 +176,8 @@ def _device() -> Iterator[Row]:
         name = torch.cuda.get_device_name(number)
         bf16 = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no bfloat16"
         speeds = _speeds_text(matmul_speeds(f"cuda:{number}"))
-        found = f"{name}, {format_bytes(free)} of {format_bytes(total)} free, {bf16}, {speeds}"
-        yield Row(f"GPU {number}", "ok", found)
+        gpu_text = f"{name}, {format_bytes(free)} of {format_bytes(total)} free, {bf16}, {speeds}"
+        yield Row(f"GPU {number}", "ok", gpu_text)
 
 
 def _what_fits(planned: Accelerator | None) -> Iterator[Row]:
@@ -226,9 +228,9 @@ def _disk(environment: Mapping[str, str]) -> Iterator[Row]:
     weights = Path(environment.get("HF_HOME") or caches / "huggingface")
     temporary = Path(tempfile.gettempdir())
     for what, folder in (("here", Path.cwd()), ("weights from the Hub", weights), ("temporary files", temporary)):
-        there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
-        free = shutil.disk_usage(there).free
-        writable = os.access(there, os.W_OK)
+        existing = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+        free = shutil.disk_usage(existing).free
+        writable = os.access(existing, os.W_OK)
         state: State = "ok" if writable and free > _LITTLE_DISK else "note"
         room = f"{format_bytes(free)} free for {folder}" if writable else f"{folder} cannot be written"
         yield Row(f"disk, {what}", state, room, "" if state == "ok" else "name another folder, or make room")
@@ -261,11 +263,11 @@ def _hub(environment: Mapping[str, str]) -> Iterator[Row]:
 
 def _sockets() -> Iterator[Row]:
     try:
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            one.listen()
-        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as one:
-            one.bind(str(Path(folder) / "s"))
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(Path(folder) / "s"))
     except OSError as error:
         yield Row("sockets", "problem", f"Ray needs them on loopback and as files: {error}", "use --in-process")
         return

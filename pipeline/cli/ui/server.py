@@ -118,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._is_allowed():
             return
         try:
-            asked = self._asked()
+            question = self._read_question()
         except ConfigError as error:
             self._refuse(HTTPStatus.BAD_REQUEST, str(error))
             return
@@ -127,17 +127,17 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             self._begin(HTTPStatus.OK, "application/x-ndjson", {})
-            self._answer(asked)
+            self._answer(question)
         finally:
             self.server.computing.release()
 
-    def _answer(self, asked: _Question) -> None:
-        name = printable(asked.name)
+    def _answer(self, question: _Question) -> None:
+        name = printable(question.name)
         with TemporaryDirectory(prefix="theworld-ui-") as folder:
             file = Path(folder) / "image"
-            file.write_bytes(asked.image)
+            file.write_bytes(question.image)
             try:
-                for event in self.server.answer(file, asked.question, list(asked.choices)):
+                for event in self.server.answer(file, question.question, list(question.choices)):
                     self._send({key: _named(value, file, name) for key, value in event.items()})
             except ConnectionError:
                 raise  # the page was closed
@@ -146,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
             except Exception as error:  # the next question may fare better
                 self._send({"error": f"no answer: {type(error).__name__}: {printable(str(error))[:300]}"})
 
-    def _asked(self) -> _Question:
+    def _read_question(self) -> _Question:
         """The question of a request.
 
         Raises:

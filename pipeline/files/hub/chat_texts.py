@@ -90,6 +90,6 @@ def _checked(answer: bytes, code: int, count: int) -> list[str] | str:
             return str(content["failure"])[:300]
     except (ValueError, AttributeError, KeyError, RecursionError):
         texts = None
-    found = cast(list[object], texts) if isinstance(texts, list) else []
-    whole = [text for text in found if isinstance(text, str)]
-    return whole if len(whole) == len(found) == count else "makes the process that renders it answer nonsense"
+    templates = cast(list[object], texts) if isinstance(texts, list) else []
+    whole = [text for text in templates if isinstance(text, str)]
+    return whole if len(whole) == len(templates) == count else "makes the process that renders it answer nonsense"

@@ -103,12 +103,12 @@ class HubDataset:
         from huggingface_hub import HfApi
         from huggingface_hub.hf_api import RepoFile
 
-        found = self._ask(
+        answer = self._ask(
             "look at",
             path,
             lambda: HfApi().get_paths_info(self._repository, [path], revision=self._commit, repo_type="dataset"),
         )
-        files = [entry for entry in found if isinstance(entry, RepoFile) and entry.path == path]
+        files = [entry for entry in answer if isinstance(entry, RepoFile) and entry.path == path]
         return (files[0].size, _version(files[0])) if files else None
 
     def copy(self, path: str) -> Path:
@@ -161,15 +161,15 @@ class HubDataset:
     def _ask(self, verb: str, path: str, action: Callable[[], _T]) -> _T:
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-        shown = f"{self.name}/{path}".rstrip("/")
+        url = f"{self.name}/{path}".rstrip("/")
         try:
             return action()
         except LocalEntryNotFoundError as error:
-            raise _no_answer(verb, shown, error) from None
+            raise _no_answer(verb, url, error) from None
         except EntryNotFoundError:
-            raise FileNotFoundError(f"there is no {shown}") from None
+            raise FileNotFoundError(f"there is no {url}") from None
         except Exception as error:  # what a network failure raises depends on the Hub client's HTTP library
-            raise _no_answer(verb, shown, error) from None
+            raise _no_answer(verb, url, error) from None
 
 
 def _version(file: RepoFile) -> str:
@@ -181,23 +181,23 @@ def _find(repository: str, revision: str | None) -> HubDataset:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    shown = f"hf://datasets/{repository}" + (f"@{revision}" if revision else "")
+    url = f"hf://datasets/{repository}" + (f"@{revision}" if revision else "")
     try:
         commit = HfApi().dataset_info(repository, revision=revision).sha
     except GatedRepoError as error:
         raise StoreError(
-            f"{shown} is gated on the Hub. Accept its terms on its page, then log in with `hf auth login` (or set "
+            f"{url} is gated on the Hub. Accept its terms on its page, then log in with `hf auth login` (or set "
             "HF_TOKEN)"
         ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise StoreError(
-            f"the Hub has no data set {shown} that you may read. Check the name, or log in with `hf auth login` (or "
+            f"the Hub has no data set {url} that you may read. Check the name, or log in with `hf auth login` (or "
             "set HF_TOKEN)"
         ) from error
     except Exception as error:  # what a network failure raises depends on the Hub client's HTTP library
-        raise _no_answer("find", shown, error) from None
+        raise _no_answer("find", url, error) from None
     if commit is None:
-        raise StoreError(f"the Hub names no commit for {shown}")
+        raise StoreError(f"the Hub names no commit for {url}")
     return HubDataset(repository, revision, commit)
 
 
@@ -206,6 +206,6 @@ def _at_commit(repository: str, commit: str) -> HubDataset:
     return HubDataset(repository, commit, commit)
 
 
-def _no_answer(verb: str, shown: str, error: Exception) -> StoreError:
+def _no_answer(verb: str, url: str, error: Exception) -> StoreError:
     cause = hide_passwords(f"{type(error).__name__}: {error}".splitlines()[0]).partition("?")[0][:300]
-    return StoreError(f"cannot {verb} {shown}: {cause}. Check the network and HF_ENDPOINT, then run the command again")
+    return StoreError(f"cannot {verb} {url}: {cause}. Check the network and HF_ENDPOINT, then run the command again")

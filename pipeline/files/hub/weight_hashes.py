@@ -53,34 +53,36 @@ def _digests(
     """What gives the digest of each of the files; an interruption keeps those that were read whole."""
     from ..hash_cache import HashCache  # numpy: a command that only counts tokens loads none
 
-    known = HashCache.load(own_folder(), folder, "weights", trust=trust)
+    hash_cache = HashCache.load(own_folder(), folder, "weights", trust=trust)
     facts = {path: facts_of(str(path.absolute())) for path in files}
-    found = {path: known.find(str(path.absolute()), of, "") for path, of in facts.items() if of is not None}
-    new_bytes = sum(of.size for path, of in facts.items() if of is not None and found.get(path) is None)
+    digests = {
+        path: hash_cache.find(str(path.absolute()), stat, "") for path, stat in facts.items() if stat is not None
+    }
+    new_bytes = sum(stat.size for path, stat in facts.items() if stat is not None and digests.get(path) is None)
     title = f"reading the weights in {folder}, {format_bytes(new_bytes)}"
     many = new_bytes >= MANY_BYTES
     if many:
         progress.say(f"{title}: once, as long as they do not change")
     with (progress if many else Progress.silent()).bar("reading", total=new_bytes // _MIB, unit="MiB") as bar:
-        told = read = 0
+        reported = read = 0
 
         def count(size: int) -> None:
-            nonlocal told, read
+            nonlocal reported, read
             read += size
-            if (more := read // _MIB - told) > 0:
-                told += more
+            if (more := read // _MIB - reported) > 0:
+                reported += more
                 bar.advance(more)
 
         def digest_of(path: Path) -> bytes:
-            if (digest := found.get(path)) is not None:
+            if (digest := digests.get(path)) is not None:
                 return digest
             digest = digest_of_file(path, on_read=count)
             before: FileFacts | None = facts[path]
             if before is not None and before == facts_of(str(path.absolute())):
-                known.put(str(path.absolute()), before, digest)
+                hash_cache.put(str(path.absolute()), before, digest)
             return digest
 
         try:
             yield digest_of
         finally:
-            known.save(keep_others=True)
+            hash_cache.save(keep_others=True)

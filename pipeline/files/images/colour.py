@@ -187,8 +187,8 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | _NoTra
     transform = ImageCms.ImageCmsTransform(given, _srgb(), mode, "RGB", ImageCms.Intent.PERCEPTUAL, flags=finer)
     if mode != "CMYK":
         probe = _probe(mode)
-        shown = np.asarray(transform.apply(probe), dtype=np.int16)
-        if np.abs(shown - np.asarray(probe.convert("RGB"), dtype=np.int16)).max() <= 1:
+        transformed = np.asarray(transform.apply(probe), dtype=np.int16)
+        if np.abs(transformed - np.asarray(probe.convert("RGB"), dtype=np.int16)).max() <= 1:
             return "same"
     return transform
 

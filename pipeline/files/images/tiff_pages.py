@@ -110,9 +110,9 @@ def _pages(content: bytes) -> Iterator[_Page]:
     sizes = {1: "B", 3: "H", 4: "I", 16: "Q"}
     try:
         at: int = struct.unpack_from(order + word, content, 8 if big else 4)[0]
-        seen: set[int] = set()
-        while at and at not in seen and len(seen) < _MAX_PAGES:
-            seen.add(at)
+        visited: set[int] = set()
+        while at and at not in visited and len(visited) < _MAX_PAGES:
+            visited.add(at)
             entries: int = struct.unpack_from(order + count_format, content, at)[0]
             if entries > _MAX_ENTRIES:
                 return

@@ -45,6 +45,13 @@ KEYS = {
     "this machine",
 }
 """Where credentials are taken from, by scheme."""
+ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+"""By scheme, the variables that name another server than the provider's; the first that is set counts."""
+ALLOW_HTTP = {"s3": "AWS_ALLOW_HTTP", "gs": "GOOGLE_ALLOW_HTTP", "az": "AZURE_ALLOW_HTTP"}
 
 
 class Refusal(NamedTuple):
@@ -56,8 +63,8 @@ class Refusal(NamedTuple):
 
 def status_of(error: Exception) -> int | None:
     """The HTTP status that the error was made from."""
-    found = _STATUS.search(str(error))
-    return int(found[1]) if found else None
+    match = _STATUS.search(str(error))
+    return int(match[1]) if match else None
 
 
 def summary(error: Exception) -> str:
@@ -66,20 +73,28 @@ def summary(error: Exception) -> str:
     text = re.sub(r": <\?xml.*|\?\S*", "", whole.partition("\n")[0])  # a query may hold a signature
     text = re.sub(r"Generic \w+ error: | in [\d.]+[mµn]?s\b|, after \d+ retries|, \w+: [\w.]+", "", text)
     code = _CODE.search(whole)
-    reasons = [code[1]] if code else [shown for said, shown in _REASONS.items() if said in whole]
+    reasons = [code[1]] if code else [reason for sign, reason in _REASONS.items() if sign in whole]
     return hide_passwords(text.strip(" :"))[:400] + (f": {reasons[0]}" if reasons else "")
 
 
-def refusal(error: Exception, *, scheme: str, bucket: str, endpoint: str, is_known: bool) -> Refusal | None:
+def is_unexplained(error: Exception) -> bool:
+    """Whether a refusal says nothing but its status: an answer to HEAD has no body."""
+    return status_of(error) in (400, 401, 403) and _CODE.search(str(error)) is None
+
+
+def refusal(
+    error: Exception, *, scheme: str, bucket: str, endpoint: str, is_known: bool, to_write: bool = True
+) -> Refusal | None:
     """Why the bucket refuses, and for good; None if a look or another try may help.
 
     Args:
         is_known: it has answered before, so this machine has credentials.
+        to_write: whether something was to be written: reading needs fewer rights.
     """
     text, status = str(error), status_of(error)
-    found = _CODE.search(text)
-    code = found[1] if found else ""
-    said = " ".join(part for part in (str(status or ""), code) if part)
+    match = _CODE.search(text)
+    code = match[1] if match else ""
+    answer = " ".join(part for part in (str(status or ""), code) if part)
     role = any(address in text for address in _METADATA)
     if not is_known and (role or "Account must be specified" in text):
         return Refusal(
@@ -92,23 +107,24 @@ def refusal(error: Exception, *, scheme: str, bucket: str, endpoint: str, is_kno
     if role:  # it has one, which could not be asked just now
         return None
     if code in _CLOCK:
-        return Refusal(f"the clock of this machine is wrong ({said})", "Set it, by NTP for example")
+        return Refusal(f"the clock of this machine is wrong ({answer})", "Set it, by NTP for example")
     if code in _REGION or "Received redirect without LOCATION" in text:
         return Refusal(
-            f"the bucket is in another region ({said or 'redirect'})", "Set AWS_REGION to the bucket's own region"
+            f"the bucket is in another region ({answer or 'redirect'})",
+            "Set AWS_REGION to the bucket's own region" if scheme == "s3" else "Check its name and the endpoint",
         )
     if code in _NO_BUCKET:
         return Refusal(
             f"there is no bucket {bucket} at {endpoint}",
-            "Make it, or correct its name, or the endpoint (AWS_ENDPOINT_URL_S3)",
+            f"Make it, or correct its name, or the endpoint ({ENDPOINTS[scheme][0]})",
         )
     if status == 401 or code in _BAD_KEYS:
-        return Refusal(f"it refuses the credentials ({said})", f"Check {KEYS[scheme]}")
+        return Refusal(f"it refuses the credentials ({answer})", f"Check {KEYS[scheme]}")
     if status == 403:
         return Refusal(
-            f"it does not allow this ({said})",
-            f"Give these credentials the rights to list, read, write and delete in {bucket}, or use others: "
-            f"{KEYS[scheme]}",
+            f"it does not allow this ({answer})",
+            f"Give these credentials the rights to list{', read, write and delete' if to_write else ' and read'} in "
+            f"{bucket}, or use others: {KEYS[scheme]}",
         )
     if "non-partial response" in text:
         return Refusal(
@@ -116,10 +132,10 @@ def refusal(error: Exception, *, scheme: str, bucket: str, endpoint: str, is_kno
             "Use a server that answers ranges, or copy the store to a folder",
         )
     if status is not None and 400 <= status < 500 and status not in _AGAIN and (status != 404 or code not in _MISSING):
-        return Refusal(f"it refuses the request ({said})", "Check the URL, the region and the endpoint")
+        return Refusal(f"it refuses the request ({answer})", "Check the URL, the region and the endpoint")
     if "BadScheme" in text:
         return Refusal(
-            f"{endpoint} is not encrypted", "Use https, or set AWS_ALLOW_HTTP=true if nobody else is on the way"
+            f"{endpoint} is not encrypted", f"Use https, or set {ALLOW_HTTP[scheme]}=true if nobody else is on the way"
         )
     return None
 

@@ -17,24 +17,24 @@ def parse_url(url: str) -> tuple[str, str, str]:
     Raises:
         ConfigError
     """
-    shown = re.sub(r"([?#]).*", r"\1***", hide_passwords(url), flags=re.DOTALL)
+    safe_url = re.sub(r"([?#]).*", r"\1***", hide_passwords(url), flags=re.DOTALL)
     if "@" in url.partition("://")[2].partition("/")[0] or "?" in url or "#" in url:
         raise ConfigError(
-            f"{shown} holds a user, a query or a fragment. Name the bucket and the folder alone, such as "
+            f"{safe_url} holds a user, a query or a fragment. Name the bucket and the folder alone, such as "
             "s3://bucket/latents: credentials come from the environment"
         )
-    found = _URL.fullmatch(url)
-    if found is None:
+    match = _URL.fullmatch(url)
+    if match is None:
         raise ConfigError(
-            f"{shown} is no bucket: it is s3://BUCKET/FOLDER, gs://BUCKET/FOLDER or az://CONTAINER/FOLDER"
+            f"{safe_url} is no bucket: it is s3://BUCKET/FOLDER, gs://BUCKET/FOLDER or az://CONTAINER/FOLDER"
         )
-    return found[1], found[2], checked_prefix(found[3] or "", shown)
+    return match[1], match[2], checked_prefix(match[3] or "", safe_url)
 
 
-def checked_prefix(text: str, shown: str) -> str:
+def checked_prefix(text: str, safe_url: str) -> str:
     parts = [part for part in text.split("/") if part]
     if any(part in (".", "..") or not part.isprintable() for part in parts):
         raise ConfigError(
-            f"{text!r} in {shown}: a folder of a bucket has no parts such as `..`, and only visible characters"
+            f"{text!r} in {safe_url}: a folder of a bucket has no parts such as `..`, and only visible characters"
         )
     return "/".join(parts)

@@ -48,6 +48,11 @@ class Folder(Place):
     def __fspath__(self) -> str:
         return str(self.path)
 
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path.name
+
     def below(self, name: str) -> Folder:
         """The folder of this name in it."""
         return Folder(self.path / name)
@@ -112,7 +117,7 @@ class Folder(Place):
         return at
 
     def entry(self, name: str) -> Entry | None:
-        """What is known of one file, by a look; a link is followed.
+        """Name, size and time of one file; a link is followed.
 
         Raises:
             ValueError: something is there that is no regular file.
@@ -181,16 +186,16 @@ class Folder(Place):
             atomic.remove_all(folder, files, within=self.path)
 
     def set_aside(self, name: str, to: str) -> None:
-        """Give a file another name, which nothing has, before the old one goes."""
+        """Rename a file to a name that is free; the old name goes last."""
         target = self.path / to
         with (
-            held_folder(self.path, (self.path / name).parent) as here,
-            atomic.made_folder(self.path, target.parent) as there,
+            held_folder(self.path, (self.path / name).parent) as source_folder,
+            atomic.made_folder(self.path, target.parent) as target_folder,
         ):
-            held = here / Path(name).name
-            if not atomic.place(held, there / target.name):
+            held = source_folder / Path(name).name
+            if not atomic.place(held, target_folder / target.name):
                 raise FileExistsError(f"{target} exists")
-            atomic.sync_folder(there)
+            atomic.sync_folder(target_folder)
             atomic.remove(held)
 
     def now(self) -> float:

@@ -1,4 +1,4 @@
-"""What a store is on: a folder of a file system, or a prefix of a bucket. Names are relative, with slashes.
+"""The interface of a place that holds a store: a folder, or a prefix of a bucket. Names are relative, with slashes.
 
 A store has the same names and the same bytes on both. What differs is how a name appears: a file is linked, an object
 is PUT under the condition that there is none.
@@ -31,7 +31,7 @@ class Entry(NamedTuple):
     """From the place, with slashes."""
     bytes: int
     tag: int
-    """Another one where the content may be another: the inode, or 64 bits of xxh3 of an object's ETag or generation."""
+    """Another one where the content may be another: the inode, or 64 bits of xxh3 of an object's ETag."""
     modified: float
     """Seconds since 1970, by the clock of the place (`Place.now`)."""
 
@@ -45,6 +45,11 @@ class Place(ABC):
 
     is_local: bool
     """Whether the files can be mapped, locked and handed to other libraries by their paths."""
+
+    @property
+    def name(self) -> str:
+        """The last part of its path or URL."""
+        return str(self).rpartition("/")[2]
 
     @abstractmethod
     def below(self, name: str) -> Place:
@@ -84,12 +89,12 @@ class Place(ABC):
 
     def open(self, name: str, limit_bytes: int) -> BufferedReader:
         """A file of limited size, to be read in parts. Errors as for `read`; a file that ends early raises OSError."""
-        found = self.entry(name)
-        if found is None:
+        entry = self.entry(name)
+        if entry is None:
             raise FileNotFoundError(f"there is no {self.location(name)}")
-        if found.bytes > limit_bytes:
-            raise ValueError(f"it has {found.bytes} bytes, and the limit is {limit_bytes}")
-        return BufferedReader(_Remote(self, found), _BUFFER_BYTES)
+        if entry.bytes > limit_bytes:
+            raise ValueError(f"it has {entry.bytes} bytes, and the limit is {limit_bytes}")
+        return BufferedReader(_Remote(self, entry), _BUFFER_BYTES)
 
     @abstractmethod
     def read_end(self, name: str, size: int) -> bytes:
@@ -99,9 +104,14 @@ class Place(ABC):
     def read_into(self, name: str, offset: int, memory: memoryview) -> int:
         """Fill memory from a file; returns the bytes read, fewer only where the file ends."""
 
+    def read_range(self, name: str, offset: int, size: int) -> memoryview:
+        """Bytes of a file, fewer only where it ends."""
+        memory = memoryview(bytearray(size))
+        return memory[: self.read_into(name, offset, memory)]
+
     @abstractmethod
     def entry(self, name: str) -> Entry | None:
-        """What is known of one file; None where there is none.
+        """Name, size and time of one file; None if there is none.
 
         Raises:
             ValueError: something is there that is no regular file.
@@ -140,13 +150,25 @@ class Place(ABC):
     def remove(self, names: Iterable[str]) -> None:
         """Remove files durably; those that are gone already do not matter."""
 
+    def remove_once(self, names: Iterable[str]) -> None:
+        """`remove`, of names that others may take at once: no request that is sent again hits what came after."""
+        self.remove(names)
+
+    def is_in_doubt(self, name: str) -> bool:  # noqa: ARG002
+        """Whether an unanswered request of this process may still remove what gets this name."""
+        return False
+
     @abstractmethod
     def set_aside(self, name: str, to: str) -> None:
-        """Give a file another name, which nothing has, before the old one goes."""
+        """Rename a file to a name that is free; the old name goes last.
+
+        Raises:
+            FileExistsError: something else has that name.
+        """
 
     @abstractmethod
     def now(self) -> float:
-        """The time by the clock that `Entry.modified` is told by, in seconds since 1970."""
+        """The time by the clock of `Entry.modified`, in seconds since 1970."""
 
     @abstractmethod
     def self_test(self, *folders: str) -> None:
@@ -174,9 +196,9 @@ def parent_of(place: Place) -> str:
 class _Remote(RawIOBase):
     """The bytes of a file of a place, by requests for parts of it."""
 
-    def __init__(self, place: Place, found: Entry) -> None:
+    def __init__(self, place: Place, entry: Entry) -> None:
         super().__init__()
-        self._place, self._found, self._at = place, found, 0
+        self._place, self._entry, self._at = place, entry, 0
 
     def readable(self) -> bool:
         return True
@@ -185,7 +207,7 @@ class _Remote(RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = SEEK_SET) -> int:
-        start = {SEEK_SET: 0, SEEK_CUR: self._at, SEEK_END: self._found.bytes}[whence]
+        start = {SEEK_SET: 0, SEEK_CUR: self._at, SEEK_END: self._entry.bytes}[whence]
         self._at = max(0, start + offset)
         return self._at
 
@@ -194,11 +216,11 @@ class _Remote(RawIOBase):
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         memory = memoryview(buffer).cast("B")
-        memory = memory[: max(0, min(len(memory), self._found.bytes - self._at))]
+        memory = memory[: max(0, min(len(memory), self._entry.bytes - self._at))]
         if not len(memory):
             return 0
-        read = self._place.read_into(self._found.name, self._at, memory)
+        read = self._place.read_into(self._entry.name, self._at, memory)
         if not read:
-            raise OSError(f"{self._place.location(self._found.name)} became shorter while it was read")
+            raise OSError(f"{self._place.location(self._entry.name)} became shorter while it was read")
         self._at += read
         return read

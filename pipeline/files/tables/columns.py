@@ -89,7 +89,7 @@ def _first(fields: list[Any], shapes: list[Shape], names: tuple[str, ...], wante
     return None
 
 
-def shown(field: Any) -> str:
+def type_text(field: Any) -> str:
     """The type of a column for people; of an extension type that is not known here, its name too."""
     metadata: dict[bytes, bytes] = field.metadata or {}
     name = metadata.get(b"ARROW:extension:name", b"")
@@ -232,20 +232,20 @@ def _texts_at(pa: Any, cells: Any, way: tuple[int, ...]) -> list[Any]:
     cells = _storage(pa, cells)
     if not way:
         return texts(cells)
-    found = _texts_at(pa, cells.field(way[0]), way[1:])
-    return [text if here else None for text, here in zip(found, cells.is_valid().to_pylist(), strict=True)]
+    texts_in = _texts_at(pa, cells.field(way[0]), way[1:])
+    return [text if is_valid else None for text, is_valid in zip(texts_in, cells.is_valid().to_pylist(), strict=True)]
 
 
 def _is_valid(pa: Any, cells: Any, way: tuple[int, ...]) -> list[bool]:
     cells = _storage(pa, cells)
-    here: list[bool] = cells.is_valid().to_pylist()
+    is_valid: list[bool] = cells.is_valid().to_pylist()
     if _is_dictionary(pa, cells.type):
         inner = [bool(value) for value in cells.dictionary.is_valid().take(cells.indices).to_pylist()]
     elif way:
         inner = _is_valid(pa, cells.field(way[0]), way[1:])
     else:
-        return here
-    return [outer and value for outer, value in zip(here, inner, strict=True)]
+        return is_valid
+    return [outer and value for outer, value in zip(is_valid, inner, strict=True)]
 
 
 def _wrong(value: Any) -> dict[str, str]:

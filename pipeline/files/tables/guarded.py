@@ -80,7 +80,7 @@ def read_schema(path: str | Path) -> Schema:
         TableError: it is none, or has too many. ConfigError: pyarrow is missing.
     """
     [(answer, _)] = _ask({"what": "schema", "path": os.path.abspath(path)})  # noqa: PTH100
-    columns = {name: Column(kind, is_list, shown) for name, kind, is_list, shown in answer["columns"]}
+    columns = {name: Column(kind, is_list, type_name) for name, kind, is_list, type_name in answer["columns"]}
     return Schema(columns, answer["labels"])
 
 

@@ -1,7 +1,7 @@
 """The process that reads Parquet and Arrow files, so that a bomb or a damaged file costs only that file.
 
 A file of 771 bytes can unpack to 12 GB, and its own figures cannot be trusted. So memory and CPU time of this process
-are limited, and rows are unpacked few at a time, as many as their size so far allows.
+are limited, and rows are unpacked few at a time, as many as their size so far allows (batches.py, cell_readers.py).
 
     guarded.py                 this process
     one line of JSON              →   {"what": "schema", "path": …}
@@ -19,25 +19,24 @@ import resource
 import signal
 import struct
 import sys
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 from .. import limits
-from .arrow import arrow_batches, arrow_schema, is_arrow, load_pyarrow
+from .arrow import is_arrow, load_pyarrow
+from .batches import Unpacked, read_batches, read_listing, schema_of_file
+from .cell_readers import ArrowCells, ParquetCells
 from .columns import (
     OTHER,
-    Shape,
     bytes_in,
     content_of,
-    expanded_bytes,
     names_in,
     pieces,
     shape_of,
-    shown,
     texts,
     times_in,
+    type_text,
 )
 
 LENGTHS = struct.Struct("<QQ")
@@ -48,57 +47,30 @@ _Answer = tuple[dict[str, Any] | str, Any]
 """An object of JSON, or its text, and bytes."""
 
 
-class Unpacked(ValueError):  # noqa: N818 - its text is the message
-    """A limit is exceeded; the text says which."""
-
-
-class Budget:
-    """How much a file may unpack to."""
-
-    def __init__(self, path: str) -> None:
-        status = os.stat(path)  # noqa: PTH116
-        on_disk = min(status.st_size, status.st_blocks * 512 or status.st_size)  # of a sparse file, what is there
-        self._limit = limits.TABLE_FREE_BYTES + limits.TABLE_EXPANSION * on_disk
-        self._why = (
-            f"it unpacks to more than {self._limit:,} bytes from {on_disk:,} on disk "
-            f"(the limit is {limits.TABLE_FREE_BYTES:,} and {limits.TABLE_EXPANSION} times the file). "
-            "Write each image or text once, or split the file"
-        )
-        self._spent = 0
-
-    def spend(self, size: int) -> None:
-        """Count what a batch takes.
-
-        Raises:
-            Unpacked: it is too much in total.
-        """
-        self._spent += size
-        if self._spent > self._limit:
-            raise Unpacked(self._why)
-
-
 def schema(path: str) -> Iterator[_Answer]:
     """The columns of a table, what kind each is, and the names of `datasets`' ClassLabels."""
     pa = load_pyarrow()
-    found = _schema(pa, path)
-    if len(found.names) > limits.MAX_COLUMNS:
-        raise Unpacked(f"it has {len(found.names):,} columns; the limit is {limits.MAX_COLUMNS:,}")
-    if sum(map(len, found.names)) > limits.MAX_TABLE_NAMES_BYTES:
+    table_schema = schema_of_file(pa, path)
+    if len(table_schema.names) > limits.MAX_COLUMNS:
+        raise Unpacked(f"it has {len(table_schema.names):,} columns; the limit is {limits.MAX_COLUMNS:,}")
+    if sum(map(len, table_schema.names)) > limits.MAX_TABLE_NAMES_BYTES:
         raise Unpacked(f"the names of its columns are longer than {limits.MAX_TABLE_NAMES_BYTES:,} characters")
-    if len(set(found.names)) < len(found.names):
+    if len(set(table_schema.names)) < len(table_schema.names):
         raise Unpacked("two of its columns have the same name")
-    shapes = [shape_of(pa, field.type) for field in found]
-    columns = [[field.name, at.kind, at.is_list, shown(field)] for field, at in zip(found, shapes, strict=True)]
-    yield {"columns": columns, "labels": _label_names(found)}, b""
+    shapes = [shape_of(pa, field.type) for field in table_schema]
+    columns = [
+        [field.name, at.kind, at.is_list, type_text(field)] for field, at in zip(table_schema, shapes, strict=True)
+    ]
+    yield {"columns": columns, "labels": _label_names(table_schema)}, b""
 
 
 def rows(path: str, column: str, prompt_field: str | None, times: list[str]) -> Iterator[_Answer]:
     """Of each row the path, or whether there are bytes and the path beside them; the prompt; and the times."""
     pa = load_pyarrow()
-    shape = shape_of(pa, _schema(pa, path).field(column).type)
+    shape = shape_of(pa, schema_of_file(pa, path).field(column).type)
     beside = [*([] if prompt_field is None else [prompt_field]), *times]
     columns = [column, *sorted(set(beside) - {column})]
-    for batch in _listed(pa, path, shape, column, columns):
+    for batch in read_listing(pa, path, shape, column, columns):
         for piece in pieces(pa, batch, column):
             cells = piece.column(column)
             answer: dict[str, Any] = {}
@@ -115,23 +87,23 @@ def rows(path: str, column: str, prompt_field: str | None, times: list[str]) -> 
 def records(path: str, columns: list[str]) -> Iterator[_Answer]:
     """All values of each row in some columns."""
     pa = load_pyarrow()
-    for batch in _batches(pa, path, columns):
+    for batch in read_batches(pa, path, columns):
         encoded: list[str] = []
         parts: list[bytes] = []
         characters = held = 0
         for record in batch.to_pylist():
-            own: list[bytes] = []
+            row_parts: list[bytes] = []
             try:
-                text = json.dumps(_plain(record, own, [held]))
+                text = json.dumps(_plain(record, row_parts, [held]))
             except Unpacked:
                 text = ""
             if not text or len(text) > limits.MAX_ROW_BYTES:
                 text = json.dumps(f"is longer than {limits.MAX_ROW_BYTES:,} bytes without its images")
-            elif any(len(part) > limits.MAX_CELL_BYTES for part in own):
+            elif any(len(part) > limits.MAX_CELL_BYTES for part in row_parts):
                 text = json.dumps(f"holds a value of more than {limits.MAX_CELL_BYTES:,} bytes")
             else:
-                parts += own
-                held += sum(map(len, own))
+                parts += row_parts
+                held += sum(map(len, row_parts))
             encoded.append(text)
             characters += len(text)
             if characters + held > _ANSWER_BYTES:
@@ -144,7 +116,7 @@ def cell(path: str, facts: list[int], row: int, column: str, element: int, max_b
     """The bytes in one cell, or of one element of the list in it."""
     pa = load_pyarrow()
     name = (path, tuple(facts), column)
-    reader = _readers.pop(name, None) or (_Mapped if is_arrow(path) else _Groups)(pa, path, column)
+    reader = _readers.pop(name, None) or (ArrowCells if is_arrow(path) else ParquetCells)(pa, path, column)
     while len(_readers) > 1:
         _readers.pop(next(iter(_readers)))
     value = reader.find(row)
@@ -161,31 +133,10 @@ def cell(path: str, facts: list[int], row: int, column: str, element: int, max_b
 _WHAT = {"schema": schema, "rows": rows, "records": records, "cell": cell}
 
 
-def _schema(pa: Any, path: str) -> Any:
-    if is_arrow(path):
-        return arrow_schema(Path(path))
-    with _parquet(pa, path) as table:
-        return table.schema_arrow
-
-
-def _parquet(pa: Any, path: str) -> Any:
-    with Path(path).open("rb") as file:
-        if (end := file.seek(0, 2)) >= 8:
-            file.seek(end - 8)
-            footer = int.from_bytes(file.read(4), "little")
-            if file.read(4) == b"PAR1" and limits.MAX_TABLE_SCHEMA_BYTES < footer <= end:
-                raise Unpacked(
-                    f"its footer has {footer:,} bytes; the limit is {limits.MAX_TABLE_SCHEMA_BYTES:,}. "
-                    "Write larger row groups, or fewer columns"
-                )
-    # in small pieces: by default a column of a row group is read whole
-    return pa.parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False)
-
-
-def _label_names(found: Any) -> dict[str, list[str]]:
+def _label_names(table_schema: Any) -> dict[str, list[str]]:
     """Columns of `datasets`' ClassLabel -> the names its numbers stand for."""
     try:
-        metadata: dict[bytes, bytes] = found.metadata or {}
+        metadata: dict[bytes, bytes] = table_schema.metadata or {}
         text = metadata.get(b"huggingface", b"{}")
         if len(text) > limits.MAX_ROW_BYTES:
             return {}
@@ -193,88 +144,6 @@ def _label_names(found: Any) -> dict[str, list[str]]:
         return {name: kind["names"] for name, kind in features.items() if kind.get("_type") == "ClassLabel"}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
-
-
-def _listed(pa: Any, path: str, shape: Shape, column: str, columns: list[str]) -> Iterator[Any]:
-    if is_arrow(path) or shape.kind != "bytes" or len(shape.way) != 1 or shape.beside is None:
-        yield from _batches(pa, path, columns)
-        return
-    budget = Budget(path)
-    with _parquet(pa, path) as table:
-        type_ = table.schema_arrow.field(column).type
-        struct_ = type_.value_type if shape.is_list else type_
-        content, beside = struct_.field(shape.way[0]).name, struct_.field(shape.beside[0]).name
-        for group in range(table.num_row_groups):
-            # the bytes themselves need not be read to know that they are all there
-            path_in = _whole(table.metadata.row_group(group), column, content)
-            only = [f"{path_in}.{beside}", *columns[1:]] if path_in else columns
-            yield from _group(pa, table, group, only, budget)
-
-
-def _whole(group: Any, column: str, field: str) -> str:
-    """Where in a column the structs are whose field is there in every row; empty where it lacks in one, or may lack."""
-    found = [group.column(number) for number in range(group.num_columns)]
-    # a list puts two names of the writer's choice between: images.list.element.bytes
-    ends = (f"{column}.", f".{field}")
-    parts = [
-        part for part in found if part.path_in_schema.startswith(ends[0]) and part.path_in_schema.endswith(ends[1])
-    ]
-    if len(parts) != 1 or not (parts[0].is_stats_set and parts[0].statistics.has_null_count):
-        return ""
-    return parts[0].path_in_schema.removesuffix(ends[1]) if parts[0].statistics.null_count == 0 else ""
-
-
-def _batches(pa: Any, path: str, columns: list[str]) -> Iterator[Any]:
-    """Some columns of a table, a few rows at a time."""
-    budget = Budget(path)
-    if is_arrow(path):
-        for batch in arrow_batches(Path(path), columns):
-            budget.spend(_size(pa, batch))
-            step = _fitting(_size(pa, batch), batch.num_rows)
-            yield from (batch.slice(start, step) for start in range(0, batch.num_rows, step))
-        return
-    with _parquet(pa, path) as table:
-        if table.metadata.num_rows > limits.MAX_ROWS:
-            raise Unpacked(f"it has {table.metadata.num_rows:,} rows; the limit is {limits.MAX_ROWS:,}. Split it")
-        for group in range(table.num_row_groups):
-            yield from _group(pa, table, group, columns, budget)
-
-
-def _group(pa: Any, table: Any, group: int, columns: list[str], budget: Budget | None) -> Iterator[Any]:
-    """A row group of a Parquet file, as many rows at a time as the size of those before allows.
-
-    Where rows suddenly are so large that memory ends, it is read again from its start, fewer rows at a time.
-    """
-    done, most = 0, limits.TABLE_BATCH_ROWS
-    while True:
-        seen, step = 0, 1
-        try:
-            for batch in table.iter_batches(batch_size=1, row_groups=[group], columns=columns, use_threads=False):
-                size = _size(pa, batch)
-                step = max(1, min(4 * step, most, _fitting(size, batch.num_rows)))
-                table.reader.set_batch_size(step)  # of the next batch
-                fresh = batch.slice(max(0, done - seen))
-                seen += batch.num_rows
-                if fresh.num_rows:
-                    if budget is not None:
-                        budget.spend(size)
-                    done = seen
-                    yield fresh
-            return
-        except (MemoryError, pa.ArrowMemoryError):
-            if most == 1:
-                raise
-            most = max(1, most // 128)
-
-
-def _fitting(size: int, rows: int) -> int:
-    """How many rows of such a size to read at a time."""
-    return max(1, min(limits.TABLE_BATCH_ROWS, limits.TABLE_BATCH_BYTES * rows // max(size, 1)))
-
-
-def _size(pa: Any, batch: Any) -> int:
-    """The bytes of a batch, values of dictionaries counted as often as they are used."""
-    return sum(expanded_bytes(pa, column) for column in batch.columns)
 
 
 def _plain(value: Any, parts: list[bytes], at: list[int]) -> Any:
@@ -298,96 +167,6 @@ def _plain(value: Any, parts: list[bytes], at: list[int]) -> Any:
     if isinstance(value, list):
         return [_plain(part, parts, at) for part in cast(list[Any], value)]
     return {OTHER: type(value).__name__}
-
-
-class _Kept:
-    """The cells of one column that were unpacked last, in order; find one by its row."""
-
-    def __init__(self) -> None:
-        self._parts: deque[tuple[int, int, Any, int]] = deque()  # first row, row after the last, cells, bytes
-        self._bytes = 0
-
-    def add(self, first: int, cells: Any, size: int) -> None:
-        self._parts.append((first, first + len(cells), cells, size))
-        self._bytes += size
-        while self._bytes > limits.TABLE_KEPT_BYTES and len(self._parts) > 1:
-            self._bytes -= self._parts.popleft()[3]
-
-    def find(self, row: int) -> Any:
-        """The cell; None where it is not among them."""
-        for first, end, cells, _ in reversed(self._parts):
-            if first <= row < end:
-                return cells[row - first]
-        return None
-
-    @property
-    def first(self) -> int | None:
-        return self._parts[0][0] if self._parts else None
-
-
-class _Groups:
-    """One column of a Parquet file, unpacked from the start of a row group onwards: inputs are read in order."""
-
-    def __init__(self, pa: Any, path: str, column: str) -> None:
-        self._pa, self._column = pa, column
-        self._table = _parquet(pa, path)
-        metadata = self._table.metadata
-        self._rows: list[int] = [metadata.row_group(number).num_rows for number in range(self._table.num_row_groups)]
-        self._group: int = -1
-        self._kept = _Kept()
-        self._batches: Iterator[Any] = iter(())
-        self._next = 0
-
-    def find(self, row: int) -> Any:
-        if (value := self._kept.find(row)) is not None:
-            return value
-        start = group = 0
-        while group < len(self._rows) and row >= start + self._rows[group]:
-            start += self._rows[group]
-            group += 1
-        if group == len(self._rows):
-            raise IndexError(f"it has {start:,} rows")
-        if group != self._group or row < self._next:
-            self._group, self._next = group, start
-            self._kept = _Kept()
-            self._batches = _group(self._pa, self._table, group, [self._column], None)
-        for batch in self._batches:
-            cells = batch.column(self._column)
-            self._kept.add(self._next, cells, cells.nbytes)
-            self._next += len(cells)
-            if row < self._next:
-                return cells[len(cells) - (self._next - row)]
-        self._group = -1
-        raise IndexError(f"row group {group} ends before it")
-
-
-class _Mapped:
-    """One column of an Arrow file. Batches that are compressed are unpacked one at a time, the others mapped."""
-
-    def __init__(self, pa: Any, path: str, column: str) -> None:
-        self._pa, self._path, self._column = pa, path, column
-        self._restart()
-
-    def _restart(self) -> None:
-        self._kept = _Kept()
-        self._batches = arrow_batches(Path(self._path), [self._column])
-        self._next = 0
-
-    def find(self, row: int) -> Any:
-        if (value := self._kept.find(row)) is not None:
-            return value
-        if row < self._next:
-            self._restart()
-        while True:
-            before = self._pa.total_allocated_bytes()
-            if (batch := next(self._batches, None)) is None:
-                rows, self._next = self._next, sys.maxsize
-                raise IndexError(f"it has {rows:,} rows")
-            cells = batch.column(self._column)
-            self._kept.add(self._next, cells, max(0, self._pa.total_allocated_bytes() - before))
-            self._next += len(cells)
-            if row < self._next:
-                return cells[len(cells) - (self._next - row)]
 
 
 _readers: dict[tuple[str, tuple[int, ...], str], Any] = {}
@@ -461,8 +240,8 @@ def main() -> None:
         except Unpacked as error:
             end = {"problem": "limit", "why": str(error)}
         except Exception as error:  # pyarrow's own errors, and whatever a damaged file makes it raise
-            known = isinstance(error, (pa.ArrowException, OSError, IndexError, UnicodeDecodeError))
-            why = str(error) if known else f"{type(error).__name__}: {error}"
+            is_explained = isinstance(error, (pa.ArrowException, OSError, IndexError, UnicodeDecodeError))
+            why = str(error) if is_explained else f"{type(error).__name__}: {error}"
             end = {"problem": "table", "why": why[:300]}
         _send(to, end)
 

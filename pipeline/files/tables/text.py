@@ -7,18 +7,14 @@ where a mark begins the file, and of a .csv what some countries' Excel puts betw
 
 from __future__ import annotations
 
-import bz2
 import codecs
 import csv
-import gzip
 import io
 import json
-import os
 import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, cast
+from typing import Any, TextIO, cast
 
 from ...errors import ConfigError
 from ..limits import (
@@ -26,9 +22,8 @@ from ..limits import (
     MAX_CSV_ROW_CHARACTERS,
     MAX_ROW_BYTES,
     MAX_SKIPPED_BYTES,
-    TABLE_EXPANSION,
-    TABLE_FREE_BYTES,
 )
+from .text_streams import open_text
 
 SUFFIXES = frozenset({".jsonl", ".ndjson", ".csv", ".tsv", ".json"})
 PATHS = ".txt"
@@ -36,8 +31,6 @@ PATHS = ".txt"
 PATH_COLUMN = "path"
 """What such a line is called as a row."""
 PACKED = frozenset({".gz", ".bz2"})
-_PACKINGS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2"}
-_UTF16 = frozenset({codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE})
 _SEPARATOR = re.compile(r"sep=(.)\s*")  # the first line of a CSV of Excel
 _BLOCK = 2**20
 _HEAD_BYTES = 4096
@@ -85,99 +78,6 @@ def form_of_name(name: str) -> str:
     """The last suffix of a name in small letters, that of compression left out: `.jsonl` of `LIST.JSONL.gz`."""
     path = Path(name)
     return Path(path.stem).suffix.lower() if path.suffix.lower() in PACKED else path.suffix.lower()
-
-
-def packing_of(head: bytes) -> str | None:
-    """How a file that begins like this is compressed: `gzip` or `bzip2`; None where it is not, or otherwise."""
-    return next((name for magic, name in _PACKINGS.items() if head.startswith(magic)), None)
-
-
-def open_text(file: Path) -> BinaryIO:
-    """Open a file to be read as bytes; a compressed one gives what it unpacks to, and UTF-16 becomes UTF-8.
-
-    Raises:
-        OSError: it cannot be read; reading raises it too where the compression is damaged or hides too much.
-    """
-    raw: io.BufferedReader = file.open("rb")
-    try:
-        packing = packing_of(raw.read(6))
-        raw.seek(0)
-    except OSError:
-        raw.close()
-        raise
-    plain = raw if packing is None else io.BufferedReader(_Unpacking(raw, packing), _BLOCK)
-    try:
-        is_utf16 = plain.peek(2)[:2] in _UTF16
-    except OSError:
-        plain.close()
-        raise
-    return io.BufferedReader(_FromUtf16(plain), _BLOCK) if is_utf16 else plain
-
-
-class _Unpacking(io.RawIOBase):
-    """What a compressed file unpacks to, up to a limit: a file of 10 MB can unpack to 70 GB of nothing."""
-
-    def __init__(self, raw: BinaryIO, packing: str) -> None:
-        super().__init__()
-        self._raw, self._packing = raw, packing
-        self._inner: Any = gzip.GzipFile(fileobj=raw) if packing == "gzip" else bz2.BZ2File(raw)
-        self._size = os.fstat(raw.fileno()).st_size
-        self._left = TABLE_FREE_BYTES + TABLE_EXPANSION * self._size
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        try:
-            part: bytes = self._inner.read(min(len(view), _BLOCK))
-        except (EOFError, zlib.error, OSError) as error:  # gzip and bz2 have no error of their own
-            raise OSError(f"its {self._packing} data are damaged ({error})") from error
-        self._left -= len(part)
-        if self._left < 0:
-            raise OSError(
-                f"it unpacks to more than {TABLE_FREE_BYTES + TABLE_EXPANSION * self._size:,} bytes, the limit for a "
-                f"compressed list of {self._size:,} bytes. Unpack it, and name the file that comes out"
-            )
-        view[: len(part)] = part
-        return len(part)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._inner.close()
-            self._raw.close()
-        super().close()
-
-
-class _FromUtf16(io.RawIOBase):
-    """A file in UTF-16, as Excel's "Unicode text" and PowerShell write it, as UTF-8."""
-
-    def __init__(self, raw: BinaryIO) -> None:
-        super().__init__()
-        self._raw, self._decoder = raw, codecs.getincrementaldecoder("utf-16")()
-        self._waiting = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        while not self._waiting:
-            part = self._raw.read(_BLOCK)
-            try:
-                self._waiting = self._decoder.decode(part, final=not part).encode()
-            except UnicodeDecodeError as error:
-                raise OSError(f"it begins as UTF-16 text, and is none ({error.reason}). Save it as UTF-8") from error
-            if not part:
-                break
-        size = min(len(view), len(self._waiting))
-        view[:size], self._waiting = self._waiting[:size], self._waiting[size:]
-        return size
-
-    def close(self) -> None:
-        if not self.closed:
-            self._raw.close()
-        super().close()
 
 
 def read_lines(file: Path) -> Iterator[tuple[int, str | None]]:

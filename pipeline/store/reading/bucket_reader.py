@@ -29,16 +29,16 @@ from .shard_cache import ShardCache
 from .shard_fetch import CachedShards
 from .shard_files import OpenShardFiles, ShardFile
 
-ROWS_IN_FLIGHT = 64
+ROWS_IN_FLIGHT = 128
+"""At 30 ms a request, enough for 4,000 rows/s: 64 held a fast line at two thirds of its rate."""
+_BATCHES_AHEAD = 6
+"""Batches read ahead by requests: more than are in flight, so that none waits for the slowest of a batch."""
 _SHARDS_AHEAD = 4
 """Shards fetched ahead at once; their ranges share the threads of one fetch."""
 
 
 class BucketRowReader(RowReader):
     """As `RowReader`, of a store whose files have no paths."""
-
-    batches_ahead = 4
-    """More than from a disk: a request takes long, and costs little."""
 
     def __init__(
         self,
@@ -55,7 +55,11 @@ class BucketRowReader(RowReader):
         """
         super().__init__(place, layout, recipe_id, catalog)
         self.shards = shards
+        if shards is None:
+            self.batches_ahead = _BATCHES_AHEAD
         self._pools: dict[str, tuple[int, ThreadPoolExecutor]] = {}
+        self._ahead: dict[tuple[int, int], Future[None]] = {}
+        """The shards being fetched ahead, by process and number."""
         self._healed: set[int] = set()
         self._most_shards = 1
         self._files = OpenShardFiles(None, lambda number: self._layout.payload_name(number), self._open_copy)
@@ -75,7 +79,10 @@ class BucketRowReader(RowReader):
                 single rows of those that are not there.
         """
         numbers, places = self._shards_and_places(rows, buffer)
-        samples = range(len(numbers))
+        samples, opened = range(len(numbers)), self._files.current()
+        if self.shards is not None and all(number in opened for number in numbers):  # hot: as from a disk
+            self._read_files(samples, numbers, places, buffer)
+            return buffer.latents[: len(rows)]
         if self.shards is None:
             apart = set(samples)
         elif whole_shards:
@@ -112,6 +119,7 @@ class BucketRowReader(RowReader):
         wanted = len(table) if window is None else min(window, len(table))
         cache.require_room(largest, wanted)
         self.shards = CachedShards(cache, self._store, url=str(self._store), recipe_id=self._recipe_id)
+        self.batches_ahead = RowReader.batches_ahead  # whole shards are fetched ahead, by `ReadingOrder`
         self._most_shards = max(wanted, min(2 * wanted, cache.limit_bytes // max(1, largest) - 1))
 
     def in_order(self, batches: Iterable[Iterable[int]]) -> ReadingOrder | None:
@@ -125,12 +133,29 @@ class BucketRowReader(RowReader):
         return None if self.shards is None else ReadingOrder(self, batches, most_shards=self._most_shards)
 
     def fetch_ahead(self, number: int) -> None:
-        """Begin to fetch a shard that will be read. What goes wrong is told by who reads it."""
-        if self.shards is not None and not self._is_held(number):
-            self._pool("ahead", _SHARDS_AHEAD).submit(self._fetch, number)
+        """Begin to fetch a shard that will be read, once. What goes wrong is told by who reads it."""
+        if self.shards is None or self._is_held(number):
+            return
+        fetch: Future[None] = Future()
+        if self._ahead.setdefault((os.getpid(), number), fetch) is fetch:
+            self._pool("ahead", _SHARDS_AHEAD).submit(self._fetch_ahead, number, fetch)
+
+    def _fetch_ahead(self, number: int, fetch: Future[None]) -> None:
+        try:
+            if fetch.set_running_or_notify_cancel():
+                self._fetch(number)
+        finally:
+            self._ahead.pop((os.getpid(), number), None)
+            if not fetch.cancelled():
+                fetch.set_result(None)
 
     def _open(self, number: int) -> ShardFile:
-        self._fetch(number)  # here: while a file is opened, no other thread can open one
+        # fetched before: while a file is opened, no other thread can open one
+        ahead = self._ahead.get((os.getpid(), number))
+        if ahead is None or ahead.cancel():  # nobody is at it
+            self._fetch(number)
+        else:
+            ahead.result()
         return super()._open(number)
 
     def _fetch(self, number: int) -> None:

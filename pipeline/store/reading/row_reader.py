@@ -47,7 +47,7 @@ class RowReader:
         """Close all; what was checked need not be checked again."""
         self._files.close()
 
-    batches_ahead = 2
+    batches_ahead: int = 2
     """Batches worth reading ahead."""
 
     def read(self, rows: NDArray[np.int64], buffer: BatchBuffer, *, whole_shards: bool = True) -> NDArray[Any]:  # noqa: ARG002

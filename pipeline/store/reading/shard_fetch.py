@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -38,8 +37,8 @@ class _Changed(Exception):  # noqa: N818
 class Source(Protocol):
     """Where payloads are fetched from: a `Place`."""
 
-    def read_into(self, name: str, offset: int, memory: memoryview) -> int:
-        """As `Place.read_into`."""
+    def read_range(self, name: str, offset: int, size: int) -> memoryview:
+        """As `Place.read_range`."""
         ...
 
     def entry(self, name: str) -> Entry | None:
@@ -57,13 +56,6 @@ class FetchStats:
     """The longest time that a call took until its shard was there."""
 
 
-class _Memory(threading.local):
-    """A range's memory of each thread."""
-
-    def __init__(self) -> None:
-        self.range = memoryview(bytearray(RANGE_BYTES))
-
-
 class CachedShards:
     """The payloads of one store. Safe among threads; a forked process reads what is in the cache."""
 
@@ -75,7 +67,6 @@ class CachedShards:
         self.cache, self.stats = cache, FetchStats()
         self._source, self._folder = source, cache.store_folder(url, recipe_id)
         self._tags: dict[int, int] = {}
-        self._memory = _Memory()
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
 
     def open(self, number: int, name: str, size: int) -> int:
@@ -193,17 +184,16 @@ class CachedShards:
                     each.exception()
 
     def _fetch_range(self, part: int, name: str, start: int, size: int) -> None:
-        memory = self._memory.range[:size]
-        read = self._source.read_into(name, start, memory)
-        if read != size:
+        content = self._source.read_range(name, start, size)
+        if len(content) != size:
             raise StoreError(
-                f"{name} ended {size - read} bytes early while it was fetched. The bucket's answer was cut, or the "
-                "payload was replaced: try again, then look at it with `theworld cache verify`"
+                f"{name} ended {size - len(content)} bytes early while it was fetched. The bucket's answer was cut, or "
+                "the payload was replaced: try again, then look at it with `theworld cache verify`"
             )
         written = 0
         while written < size:
             try:
-                written += os.pwrite(part, memory[written:], start + written)
+                written += os.pwrite(part, content[written:], start + written)
             except OSError as error:
                 if (full := full_disk(error, self.cache.folder)) is None:
                     raise

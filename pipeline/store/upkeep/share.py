@@ -34,11 +34,11 @@ _FILES = (
 _FOLDER = "shared"
 
 
-def push_store(path: Path, url: str, *, private: bool = False, progress: Progress | None = None) -> str:
-    """Upload a store, with a card; a zarr store is exported to tars first. What the Hub has is not sent again.
+def push_store(path: Path | str, url: str, *, private: bool = False, progress: Progress | None = None) -> str:
+    """Upload a store, with a card; one that is no tars on a disk is exported first. What the Hub has is not sent again.
 
     Args:
-        path: a store, or a cache folder with one store in it.
+        path: a store, or a cache folder with one store in it; in a bucket too.
         url: `hf://datasets/ORG/NAME`, made if there is none.
         private: whether a new data set is private.
     Returns:
@@ -50,7 +50,7 @@ def push_store(path: Path, url: str, *, private: bool = False, progress: Progres
     repository = _repository(url)
     store = open_store(path, check_sizes=True)
     if not len(store):
-        raise StoreError(f"{store.path} holds no latents yet, so there is nothing to share")
+        raise StoreError(f"{store.place} holds no latents yet, so there is nothing to share")
     progress = progress or Progress.silent()
     if paths := sum(name.startswith("/") for name in store.sources()):
         progress.warn(f"note: {paths:,} names of inputs are paths of this machine, and everybody will see them")
@@ -145,14 +145,15 @@ for sample in webdataset.WebDataset(tars, shardshuffle=False).decode():
 
 @contextmanager
 def _as_tars(store: LatentStore, progress: Progress) -> Generator[LatentStore]:
-    if store.format == "webdataset":
+    if store.format == "webdataset" and store.place.is_local:
         yield store
         return
-    digest = xxhash.xxh3_128_hexdigest(str(store.path.resolve()).encode("utf-8", "surrogatepass"))
+    name = str(store.path.resolve() if store.place.is_local else store.place)
+    digest = xxhash.xxh3_128_hexdigest(name.encode("utf-8", "surrogatepass"))
     folder = own_folder() / _FOLDER / digest
     target, copied = export(store, folder, format="webdataset", progress=progress)
     if copied.damaged:
-        raise StoreError(f"{store.path} is not shared: {copied.damaged[0]}. Repair it first")
+        raise StoreError(f"{store.place} is not shared: {copied.damaged[0]}. Repair it first")
     target.close()
     yield load_store(target.path)
     shutil.rmtree(folder, ignore_errors=True)  # kept after an error, to go on

@@ -13,7 +13,7 @@ from ....pipeline.failures import FailureReason
 from ....pipeline.files.file_facts import FileFacts, facts_of
 from ....pipeline.files.remote import Root, local_path
 from ....pipeline.files.tables import arrow as arrow_files
-from ...rollout.kinds import Kind
+from ...rollout.kind import Kind
 from ..first_bytes import LIST, OTHER, TABLE, TAR, look_at
 from ..rows import manifests, tables
 from ..rows.fields import Fields
@@ -34,18 +34,18 @@ def add_containers(
     column: str | None,
     fields: Fields,
     *,
-    own: bool = True,
+    from_user: bool = True,
     forms: Mapping[Path, str] | None = None,
 ) -> Selection:
     """The inputs that lists, tables and tars hold or name.
 
     Args:
         place, root: what the user named, and the folder that the files' names are relative to.
-        own: whether the files are the user's; then no link leads a row out of the folder of its list.
+        from_user: whether the files are the user's; then no link leads a row out of the folder of its list.
         forms: what each file is (first_bytes.py); None judges by suffix.
     """
     sources = [_Source(relative(str(file), root), str(file), str(file.parent), _form(file, forms)) for file in files]
-    return _add(sources, place, ", ".join(map(str, files[:3])) or root, kind, column, fields, own=own)
+    return _add(sources, place, ", ".join(map(str, files[:3])) or root, kind, column, fields, from_user=from_user)
 
 
 def add_remote_containers(
@@ -62,7 +62,7 @@ def add_remote_containers(
         )
         for name, facts in sorted(files.items())
     ]
-    return _add(sources, place, place, kind, column, fields, own=True)
+    return _add(sources, place, place, kind, column, fields, from_user=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +85,12 @@ class _Source:
 def _add(
     sources: list[_Source],
     place: str,
-    shown: str,
+    place_name: str,
     kind: Kind,
     column: str | None,
     fields: Fields,
     *,
-    own: bool,
+    from_user: bool,
 ) -> Selection:
     selection = Selection(Entries(place))
     entries = selection.entries
@@ -110,7 +110,7 @@ def _add(
             if source.form == TAR:
                 _add_tar(selection, source, file, kind, samples)
             elif source.form == TABLE:
-                _add_table(entries, source, file, kind, column, fields, own=own)
+                _add_table(entries, source, file, kind, column, fields, from_user=from_user)
             else:
                 _add_list(selection, source, file, kind, column, fields)
             selection.sound.add(name)
@@ -122,13 +122,13 @@ def _add(
         selection.notes.append(note)
     if not len(entries):
         others = f", but {counted(selection.others)}. {advice(selection.others)}" if selection.others else ""
-        raise ConfigError(f"{shown} holds no {kind.takes}{others}")
+        raise ConfigError(f"{place_name} holds no {kind.takes}{others}")
     entries.number_repeated()
     return selection
 
 
 def _refuse_other(file: Path, name: str, form: str) -> None:
-    """Refuse what is known to be something else than its suffix says: a pointer of git LFS, a compressed tar."""
+    """Refuse a file whose content is not what its suffix says: a pointer of git LFS, a compressed tar."""
     with suppress(OSError):  # reading will say why
         content = look_at(str(file))
         if content.form == OTHER:
@@ -163,11 +163,11 @@ def _add_tar(selection: Selection, tar: _Source, file: Path, kind: Kind, samples
                 samples.note_input(member.name)
                 _add_member(entries, name, member)
     finally:
-        for found in samples.taken():
-            if isinstance(found, tars.Member):
-                _add_member(entries, name, found)
+        for sample in samples.taken():
+            if isinstance(sample, tars.Member):
+                _add_member(entries, name, sample)
             else:
-                source, why = f"{name}:{found[0]}", found[1]
+                source, why = f"{name}:{sample[0]}", sample[1]
                 entries.add_broken(source, ImageError(FailureReason.MISSING, f"{source}: {why}"))
         selection.leave_out_files(passed_over, kind)
 
@@ -200,11 +200,11 @@ def _add_list(
 
 
 def _add_table(
-    entries: Entries, listed: _Source, file: Path, kind: Kind, column: str | None, fields: Fields, *, own: bool
+    entries: Entries, listed: _Source, file: Path, kind: Kind, column: str | None, fields: Fields, *, from_user: bool
 ) -> None:
     container = listed.container(file)  # before it is read
     table = tables.read_table(file, kind.takes, column=column, fields=fields)
-    entries.open(replace(container, folder=listed.folder, column=table.column or "", follows_links=not own))
+    entries.open(replace(container, folder=listed.folder, column=table.column or "", follows_links=not from_user))
     start = len(entries)
     try:
         for row, has_bytes in table.rows:

@@ -25,6 +25,7 @@ from ....pipeline.files.remote import is_remote
 from ...media.video_times import Window
 from ..locations import File, Location, TableCell, TarMember
 from ..rows.spellings import spellings
+from .texts import Texts
 
 _FILE, _ELSEWHERE, _ROW, _CELL, _NUMBERED, _MEMBER, _BROKEN, _WRONG, _OBJECT = range(9)
 """What an entry is: a file below its container; one with a path of its own; a row that names a file; a cell that is
@@ -37,34 +38,6 @@ _ELEMENTS = 2**20
 input, plus 0. So numbers of one list rise."""
 _ROW_NAME = re.compile(r"(.*):(\d{1,12})(?:\[(\d{1,6})\])?", re.DOTALL)
 """`list.jsonl:17`, or of the third input in that row `list.jsonl:17[2]`."""
-
-
-class Texts:
-    """Texts in one piece of memory: each takes its bytes and eight more. Any str comes back as it was."""
-
-    def __init__(self) -> None:
-        self._bytes = bytearray()
-        self._ends = array("Q", [0])
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, at: int) -> str:
-        return self._bytes[self._ends[at] : self._ends[at + 1]].decode("utf-8", "surrogatepass")
-
-    @property
-    def size(self) -> int:
-        """Bytes of all texts."""
-        return len(self._bytes)
-
-    def append(self, text: str) -> None:
-        self._bytes += text.encode("utf-8", "surrogatepass")
-        self._ends.append(len(self._bytes))
-
-    def cut(self, count: int) -> None:
-        """Forget all but the first so many."""
-        del self._ends[count + 1 :]
-        del self._bytes[self._ends[-1] :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,14 +283,15 @@ class Entries:
         """
         if not os.path.isdir(folder):  # noqa: PTH112 - a text
             raise ConfigError(f"--image-root {folder} is no folder (looked from {os.getcwd()})")  # noqa: PTH109
-        if not any(one.folder for one in self.containers):
+        if not any(container.folder for container in self.containers):
             raise ConfigError(
                 f"{self.place} is no list, so no path in it is relative to --image-root {folder}. Leave it out, or "
                 "name a list: .jsonl, .csv, .json, .txt or .parquet"
             )
         root = str(Path(folder))
         self.containers = [
-            replace(one, folder=root, follows_links=True) if one.folder else one for one in self.containers
+            replace(container, folder=root, follows_links=True) if container.folder else container
+            for container in self.containers
         ]
 
     def names_file(self, at: int) -> bool:
@@ -351,8 +325,12 @@ class Entries:
         first = _numbered(int(number), None if element is None else int(element))
         last = first if element is not None else first + _ELEMENTS - 1
         start = bisect_left(self._numbers, first, self._starts[place], end)
-        found = range(start, bisect_right(self._numbers, last, start, end))
-        return found if found and all(self._kinds[at] in (_ROW, _CELL, _NUMBERED) for at in found) else None
+        same_numbers = range(start, bisect_right(self._numbers, last, start, end))
+        return (
+            same_numbers
+            if same_numbers and all(self._kinds[at] in (_ROW, _CELL, _NUMBERED) for at in same_numbers)
+            else None
+        )
 
     def number_repeated(self) -> None:
         """Call each cell by its number, whose name another entry has too.

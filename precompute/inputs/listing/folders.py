@@ -67,7 +67,7 @@ class Walk:
         """Hidden entries; links to, and folders that are, a folder on their own way; folders that a pattern stands for,
         which are not entered."""
         self.root = root
-        self._seen = 0
+        self._entries_read = 0
         self._by_links: Counter[tuple[int, int]] = Counter()
 
     def files(self) -> Iterator[str]:
@@ -122,8 +122,8 @@ class Walk:
         try:
             with os.scandir(folder.path) as entries:
                 for entry in entries:
-                    self._seen += 1
-                    if self._seen > MAX_ROWS:
+                    self._entries_read += 1
+                    if self._entries_read > MAX_ROWS:
                         raise ConfigError(f"{self.root} {_TOO_MANY}")
                     yield entry
             self.entered[folder.name] = ""
@@ -184,8 +184,8 @@ def match_files(pattern: str) -> tuple[list[str], Walk]:
     fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), parts))
     rest = [part for part, before in itertools.pairwise((*parts[len(fixed) :], "")) if (part, before) != ("**", "**")]
     walk = Walk(Path(*fixed))
-    found = list(walk.matches(rest))
-    return sorted(str(Path(*fixed, name)) for name in found), walk
+    matches = list(walk.matches(rest))
+    return sorted(str(Path(*fixed, name)) for name in matches), walk
 
 
 def has_braces(pattern: str) -> bool:

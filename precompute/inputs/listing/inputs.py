@@ -27,12 +27,13 @@ from ....pipeline.files.hashing import digest_of_bytes
 from ....pipeline.files.images.decode import refuse_unread
 from ....pipeline.files.places.local import require_local, url_of
 from ....pipeline.files.remote import facts_of_remote, is_remote, local_path, without_commit
-from ....pipeline.files.tables.process import Budget, Unpacked
+from ....pipeline.files.tables.batches import Budget, Unpacked
 from ....pipeline.latents.keys import key_of_digest
 from ....pipeline.latents.kinds import KindName
 from ....pipeline.store.ledger import Failure
 from ...media.video_times import Window
-from ...rollout.kinds import KINDS, Kind, at_moments
+from ...rollout.kind import Kind
+from ...rollout.kinds import KINDS, at_moments
 from ..first_bytes import IMAGE
 from ..locations import TableCell
 from ..rows.fields import Fields

@@ -19,7 +19,8 @@ from ....pipeline.files.places.local import url_of
 from ....pipeline.files.tables import arrow as arrow_files
 from ....pipeline.files.tables import text as lists
 from ....pipeline.messages import name_some
-from ...rollout.kinds import KINDS, Kind
+from ...rollout.kind import Kind
+from ...rollout.kinds import KINDS
 from ..first_bytes import EMPTY, LIST, OTHER, TABLE, TAR, UNKNOWN, Content, is_special, look_at
 from ..rows.fields import Fields
 from .absent import absent, is_there
@@ -60,7 +61,7 @@ def find(place: Path, kind: Kind, column: str | None, fields: Fields) -> Selecti
     if text.startswith(arrow_files.HUB):
         fetched = arrow_files.fetch_hub(text)
         root = str(fetched[0].parent) if fetched else text
-        return add_containers(fetched, text, root, kind, column, fields, own=False)
+        return add_containers(fetched, text, root, kind, column, fields, from_user=False)
     if _is_folder(place):
         if (files := arrow_files.saved_files(place)) is not None:
             return _saved(place, files, kind, column, fields)
@@ -301,7 +302,7 @@ def _nothing_in(place: Path, names: Sequence[str], selection: Selection, kind: K
     named = [name for name in names if suffix_of(name) in lists.SUFFIXES]
     if named:
         return f"{start}To take the {kind.takes}s that a list names, name the list: {place / named[0]}"
-    found: list[str] = []
+    examples: list[str] = []
     for name in sorted(names)[:_LOOKED_AT]:
         file = str(place / name)
         content = _form(file, kind, is_only=True)
@@ -311,8 +312,8 @@ def _nothing_in(place: Path, names: Sequence[str], selection: Selection, kind: K
         if content.form == LIST:
             return f"{start}If {name} lists {kind.takes}s, one path a line, name it: {file}"
         if content.form == OTHER and content.advice and not is_special(file):
-            found.append(f"{name} is {content.what}. {content.advice}")
-    return start + (". ".join(found) or "Name the folder that holds them; folders inside it are searched too")
+            examples.append(f"{name} is {content.what}. {content.advice}")
+    return start + (". ".join(examples) or "Name the folder that holds them; folders inside it are searched too")
 
 
 def _refuse_others(named: str, contents: Iterable[Content], kind: Kind) -> None:

@@ -13,7 +13,8 @@ from ....pipeline.files.limits import MAX_ROWS
 from ....pipeline.files.remote import Root, check_url, facts_of_remote, read_head, remote_files, root_of
 from ....pipeline.files.tables import arrow as arrow_files
 from ....pipeline.files.tables import text as lists
-from ...rollout.kinds import KINDS, Kind
+from ...rollout.kind import Kind
+from ...rollout.kinds import KINDS
 from ..first_bytes import LIST, TABLE, TAR, content_of
 from ..rows.fields import Fields
 from .containers import TARS, add_remote_containers
@@ -40,11 +41,11 @@ def find_remote(url: str, kind: Kind, column: str | None, fields: Fields) -> Sel
     if has_magic(root.key):
         parts = root.key.split("/")
         fixed = next(at for at, part in enumerate(parts) if has_magic(part))
-        found = _listed(root, "/".join(parts[:fixed]), url)
-        found = {name: facts for name, facts in found.items() if _is_like(name.split("/"), parts)}
-        if not found:
+        facts_by_name = _listed(root, "/".join(parts[:fixed]), url)
+        facts_by_name = {name: facts for name, facts in facts_by_name.items() if _is_like(name.split("/"), parts)}
+        if not facts_by_name:
             raise ConfigError(f"the pattern {url} matches no file. To search folders, end it in /**/*")
-        return _named(found, url, root, kind, column, fields, is_pattern=True)
+        return _named(facts_by_name, url, root, kind, column, fields, is_pattern=True)
     return _folder(url, root, kind, column, fields)
 
 
@@ -58,14 +59,14 @@ def _braces(url: str, root: Root, kind: Kind, column: str | None, fields: Fields
 
 
 def _listed(root: Root, folder: str, url: str) -> dict[str, FileFacts]:
-    found: dict[str, FileFacts] = {}
+    facts_by_name: dict[str, FileFacts] = {}
     for file in remote_files(root, folder):
-        found[file.name] = file.facts
-        if len(found) > MAX_ROWS:
+        facts_by_name[file.name] = file.facts
+        if len(facts_by_name) > MAX_ROWS:
             raise ConfigError(
                 f"{url} holds more than {MAX_ROWS:,} files. Name a folder inside it, or put them into tars"
             )
-    return found
+    return facts_by_name
 
 
 def _named(
@@ -97,9 +98,9 @@ def _named(
     others = Selection(Entries(url))
     others.leave_out_files(rest, kind)
     if others.others or (rest and not is_pattern) or not (taken or containers):
-        found = counted(others.others) if others.others else name_left_out(others.left_out)
+        left_out = counted(others.others) if others.others else name_left_out(others.left_out)
         raise ConfigError(
-            f"{url} stands for {found}, and only {kind.takes}s, lists, tables and tars are wanted. "
+            f"{url} stands for {left_out}, and only {kind.takes}s, lists, tables and tars are wanted. "
             f"{advice(others.others)}".rstrip(". ")
         )
     if containers:
@@ -111,16 +112,16 @@ def _named(
 
 
 def _folder(url: str, root: Root, kind: Kind, column: str | None, fields: Fields) -> Selection:
-    found = _listed(root, root.key.rstrip("/"), url)
-    if not found:
+    facts_by_name = _listed(root, root.key.rstrip("/"), url)
+    if not facts_by_name:
         raise ConfigError(
             f"there is nothing at {url}: no file of this name, and no folder. Check the name, and its capitals"
         )
     start = len(root.key.rstrip("/")) + 1 if root.key else 0
-    seen = {name: facts for name, facts in found.items() if not _is_hidden(name[start:])}
-    suffixes = Counter(map(suffix_of, seen))
+    visible = {name: facts for name, facts in facts_by_name.items() if not _is_hidden(name[start:])}
+    suffixes = Counter(map(suffix_of, visible))
     for wanted in (kind.suffixes, TARS, arrow_files.SUFFIXES):
-        taken = {name: facts for name, facts in seen.items() if suffix_of(name) in wanted}
+        taken = {name: facts for name, facts in visible.items() if suffix_of(name) in wanted}
         if not taken:
             continue
         if wanted == kind.suffixes:
@@ -128,18 +129,18 @@ def _folder(url: str, root: Root, kind: Kind, column: str | None, fields: Fields
         else:
             selection = add_remote_containers(taken, root, url, kind, column, fields)
         selection.leave_out_files({suffix: suffixes[suffix] for suffix in suffixes.keys() - wanted}, kind)
-        selection.leave_out(HIDDEN, len(found) - len(seen))
+        selection.leave_out(HIDDEN, len(facts_by_name) - len(visible))
         return selection
     selection = Selection(Entries(url))
     selection.leave_out_files(suffixes, kind)
-    selection.leave_out(HIDDEN, len(found) - len(seen))
+    selection.leave_out(HIDDEN, len(facts_by_name) - len(visible))
     if selection.others:
         raise ConfigError(f"{url} holds no {kind.takes}, but {counted(selection.others)}. {advice(selection.others)}")
-    named = next((name for name in sorted(seen) if suffix_of(name) in lists.SUFFIXES), None)
+    named = next((name for name in sorted(visible) if suffix_of(name) in lists.SUFFIXES), None)
     more = f". To take the {kind.takes}s that a list names, name the list: {root.url}/{named}" if named else ""
     raise ConfigError(
-        f"{url} holds no {kind.takes}: none of its {len(found)} files ends in {', '.join(sorted(kind.suffixes))}. "
-        f"It holds {name_left_out(selection.left_out)}{more}"
+        f"{url} holds no {kind.takes}: none of its {len(facts_by_name)} files ends in "
+        f"{', '.join(sorted(kind.suffixes))}. It holds {name_left_out(selection.left_out)}{more}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Rows whose file is not where it is written: found in another spelling, which is counted, or refused with a hint."""
+"""Rows whose file is not where the list says: try other spellings of its path, count them, or give a hint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Respelled:
             has_root: whether the folder that rows are relative to was named.
         """
         self._entries, self._has_root = entries, has_root
-        self._found: dict[str, Counter[str]] = {}
+        self._counts: dict[str, Counter[str]] = {}
         self._searches = 0
 
     def find(self, at: int, entry: Entry, error: ImageError) -> Entry:
@@ -42,7 +42,7 @@ class Respelled:
         spelling = find_spelling(entry.source, entry.container.folder)
         if spelling is None:
             raise ImageError(error.reason, self._why(entry, error)) from error
-        counts = self._found.setdefault(entry.container.name, Counter())
+        counts = self._counts.setdefault(entry.container.name, Counter())
         counts[spellings(entry.source)[spelling].how] += 1
         return self._entries.respell(at, spelling)
 
@@ -51,7 +51,7 @@ class Respelled:
         return [
             f"{name}: files found by another spelling of their paths: {counts.total():,} "
             f"({', '.join(f'{how} {count:,}' for how, count in counts.most_common(5))})"
-            for name, counts in self._found.items()
+            for name, counts in self._counts.items()
         ]
 
     def _why(self, entry: Entry, error: ImageError) -> str:
@@ -61,8 +61,8 @@ class Respelled:
         if self._searches > _MOST_SEARCHES:
             return str(error)
         folder = entry.container.folder
-        if found := hint_of_folder(entry.source, folder):
-            return f"{error}; {found}"
+        if folder_hint := hint_of_folder(entry.source, folder):
+            return f"{error}; {folder_hint}"
         if entry.source.strip().startswith("/"):
             return str(error)
         if self._has_root:

@@ -1,4 +1,4 @@
-"""The inputs that were listed, in little memory: each is an object only while it is looked at."""
+"""The listed inputs, in little memory: each becomes an object only while it is used."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Samples(Sequence[Sample]):
     def __getitem__(self, at: slice) -> tuple[Sample, ...]: ...
     def __getitem__(self, at: int | slice) -> Sample | tuple[Sample, ...]:
         if isinstance(at, slice):
-            return tuple(self[one] for one in range(*at.indices(len(self))))
+            return tuple(self[index] for index in range(*at.indices(len(self))))
         at = range(len(self))[at]
         place = self._chosen[at]
         location = self._entries.location(place)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ....pipeline.errors import ConfigError
-from ...rollout.kinds import KINDS, Kind
+from ...rollout.kind import Kind
+from ...rollout.kinds import KINDS
 from ..rows.fields import Fields
 from ..tars.samples import EACH
 from .entries import Entries

@@ -1,4 +1,4 @@
-"""What rows of lists and tables state of an input beside its path: a prompt, and where in a video it begins and ends.
+"""What a row states of an input beside its path: a prompt, and where in a video its clip begins and ends.
 
 seconds      12.5, "12.5", "12.5s"                                   Kinetics
 clock        "0:12.5", "00:00:12.500", "00:00:12,500"                HowTo100M, subtitles
@@ -103,10 +103,10 @@ def _stated(value: object) -> Any:
 def _moment(name: str, column: str | None, value: object) -> float:
     seconds = seconds_of(value)
     if seconds is None or seconds < 0:
-        shown = value if isinstance(value, str | int | float) else getattr(value, "text", type(value).__name__)
+        text = value if isinstance(value, str | int | float) else getattr(value, "text", type(value).__name__)
         raise ImageError(
             FailureReason.ROW,
-            f"{name}: {column} must be one moment, in seconds or such as 0:12.5, got {str(shown)[:80]!r}. A row with "
+            f"{name}: {column} must be one moment, in seconds or such as 0:12.5, got {str(text)[:80]!r}. A row with "
             "several clips becomes a row for each",
         )
     return seconds

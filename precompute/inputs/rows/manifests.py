@@ -126,15 +126,15 @@ def read_manifest(file: Path, takes: str, *, column: str | None, fields: Fields)
                     columns.update(dict.fromkeys(record))
                 if best and (these := tuple(record)) != names:  # most rows have the names of the one before
                     names = these
-                    if (here := _best(names, wanted, best)) < best:
-                        best = here
+                    if (rank := _best(names, wanted, best)) < best:
+                        best = rank
                         columns[column_in(names, wanted[best]) or wanted[best]] = None
                         if not is_first:
                             break  # at most as often as there are names to try
                 is_first = False
                 for wanted_field in flags.values():
-                    if (found := column_in(record, wanted_field)) is not None:
-                        columns[found] = None
+                    if (matching := column_in(record, wanted_field)) is not None:
+                        columns[matching] = None
                 if best == len(wanted):
                     continue
                 chosen = wanted[best] if wanted[best] in record else column_in(record, wanted[best]) or wanted[best]
@@ -165,8 +165,8 @@ def choose_column(file: Path, columns: Collection[str], takes: str, column: str 
     """
     wanted = (column,) if column is not None else candidates(takes)
     for name in wanted:
-        if (found := column_in(columns, name)) is not None:
-            return found
+        if (matching := column_in(columns, name)) is not None:
+            return matching
     tried = " or ".join(wanted[: len(COLUMNS)]) + (", or of a name like these," if column is None else "")
     raise ConfigError(
         f"{file} has no column {tried} in any row; it has {_listed(columns)}. "
@@ -176,12 +176,12 @@ def choose_column(file: Path, columns: Collection[str], takes: str, column: str 
 
 def about_addresses(columns: Iterable[str]) -> str:
     """What to do where only addresses of the files are there; empty where there are none."""
-    found = [name for name in columns if _plain_name(name) in _ADDRESSES]
-    if not found:
+    addresses = [name for name in columns if _plain_name(name) in _ADDRESSES]
+    if not addresses:
         return ""
     return (
-        f". The column {found[0]} holds addresses, and nothing is downloaded: fetch the files first (img2dataset does) "
-        "and name the folder, list or tars that this makes"
+        f". The column {addresses[0]} holds addresses, and nothing is downloaded: fetch the files first "
+        "(img2dataset does) and name the folder, list or tars that this makes"
     )
 
 
@@ -266,8 +266,8 @@ def _unwrapped(value: object) -> object:
         if not isinstance(value, dict):
             break
         fields = cast(dict[str, object], value)
-        found = (fields[field] for field in (*PATH_FIELDS, "image_url") if isinstance(fields.get(field), str | dict))
-        value = next(found, None)
+        names = (fields[field] for field in (*PATH_FIELDS, "image_url") if isinstance(fields.get(field), str | dict))
+        value = next(names, None)
         if value is None:
             return fields
     return value

@@ -1,4 +1,4 @@
-"""Paths of lists as other systems write them: which spellings are tried, and what is said where none is found.
+"""Paths as other systems write them: the spellings that are tried, and the message where no file is found.
 
 A path is first taken as it is written. Only where there is no such file are its spellings tried, in this order:
 without the blanks around it, of a `file://` address the path, with / for \\, below the home folder for ~/, and each of
@@ -42,11 +42,11 @@ def spellings(path: str) -> list[Spelling]:
         text, how = text.replace("\\", "/"), [*how, "backslashes"]
     if text.startswith("~/"):
         text, how = os.path.expanduser(text), [*how, "~"]  # noqa: PTH111 - a text
-    found = [Spelling(text, " and ".join(how))] if how else []
+    spellings = [Spelling(text, " and ".join(how))] if how else []
     for form in ("NFC", "NFD"):
         if (other := unicodedata.normalize(form, text)) != text:
-            found.append(Spelling(other, " and ".join([*how, f"Unicode's form {form}"])))
-    return [spelling for spelling in found if spelling.path and "\0" not in spelling.path]
+            spellings.append(Spelling(other, " and ".join([*how, f"Unicode's form {form}"])))
+    return [spelling for spelling in spellings if spelling.path and "\0" not in spelling.path]
 
 
 def find_spelling(path: str, folder: str) -> int | None:
@@ -100,8 +100,8 @@ def _beside(text: str, folder: str) -> str:
             if names[-count:] == parts[:count]:
                 return f"there is {inner}: --image-root {'/'.join(names[:-count]) or '/'}"
             return f"there is {inner}: write the path without {'/'.join(parts[:count])}/"
-    if found := _similar(folder, parts, absolute=text.startswith("/")):
-        return found
+    if similar := _similar(folder, parts, absolute=text.startswith("/")):
+        return similar
     if not text.startswith("/"):
         with os.scandir(folder) as entries:
             inner_folders = [

@@ -109,8 +109,8 @@ def _row_of_bytes(
 
 
 def _choose(file: Path, columns: dict[str, guarded_tables.Column], takes: str, column: str | None) -> str:
-    fit = {name: found.kind for name, found in columns.items() if found.kind}
-    typed = name_some([f"{name[:80]}: {found.type}" for name, found in columns.items()], most=12)
+    fit = {name: columns_by_name.kind for name, columns_by_name in columns.items() if columns_by_name.kind}
+    typed = name_some([f"{name[:80]}: {columns_by_name.type}" for name, columns_by_name in columns.items()], most=12)
     if column is not None:
         if (chosen := choose_column(file, columns, takes, column)) in fit:
             return chosen
@@ -119,8 +119,8 @@ def _choose(file: Path, columns: dict[str, guarded_tables.Column], takes: str, c
         )
     names = candidates(takes)
     usual, blobs = names[: len(COLUMNS)], [name for name, kind in fit.items() if kind == "bytes"]
-    found = (column_in(fit, name) for name in (usual if len(blobs) == 1 else names))
-    chosen = next((name for name in found if name is not None), blobs[0] if len(blobs) == 1 else None)
+    columns_by_name = (column_in(fit, name) for name in (usual if len(blobs) == 1 else names))
+    chosen = next((name for name in columns_by_name if name is not None), blobs[0] if len(blobs) == 1 else None)
     if chosen is None:
         raise ConfigError(
             f"{file} has no column {' or '.join(usual)}, or of a name like these, that holds names or bytes, alone or "

@@ -47,7 +47,7 @@ class TarSamples:
         self._asks = column is None
         self._column = column
         self._extensions: Counter[str] = Counter()
-        self._seen: dict[str, str] = {}
+        self._first_fields: dict[str, str] = {}
         """Key -> extension of the first image in it; empty where it has several."""
         self._samples = self._several = self._chosen = 0
         self._by_key: dict[str, tuple[int, Member] | list[str]] = {}
@@ -55,7 +55,7 @@ class TarSamples:
 
     def open(self) -> None:
         """Begin a tar: the samples before are done."""
-        self._seen.clear()
+        self._first_fields.clear()
         self._by_key.clear()
 
     def note_input(self, name: str) -> None:
@@ -64,16 +64,16 @@ class TarSamples:
             return
         key, extension = split_name(name)
         self._count(extension)
-        first = self._seen.get(key) if _FIELD.fullmatch(extension) else None
+        first = self._first_fields.get(key) if _FIELD.fullmatch(extension) else None
         if first is None:
             self._samples += 1
             if _FIELD.fullmatch(extension):
-                if len(self._seen) >= _MOST_KEYS:
-                    self._seen.clear()
-                self._seen[key] = extension
+                if len(self._first_fields) >= _MOST_KEYS:
+                    self._first_fields.clear()
+                self._first_fields[key] = extension
         elif first not in ("", extension):
             self._several += 1
-            self._seen[key] = ""
+            self._first_fields[key] = ""
 
     def offer(self, member: Member) -> Member | None:
         """Take a member if its extension is wanted and none that is preferred was offered of its sample.

@@ -1,4 +1,4 @@
-"""What a plan warns of although it can be done: rollouts that would mean little."""
+"""Warnings of a plan: rollouts that can be made, but would mean little."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ LOOKED_AT = 8
 
 def cautions(world: WorldSource, recipe: Recipe, todo: Sequence[Sample]) -> list[str]:
     """Warnings of a plan whose latents would mean little, each with what to do instead."""
-    found = far_from_training(world, recipe)
+    cautions = far_from_training(world, recipe)
     if world.knows_scenes_alone and recipe.traits.predicts and recipe.traits.takes == "image":
-        found += _photographs(todo)
-    return found
+        cautions += _photographs(todo)
+    return cautions
 
 
 def _photographs(todo: Sequence[Sample]) -> list[str]:

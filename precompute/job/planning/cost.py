@@ -79,9 +79,9 @@ class Cost:
     @property
     def seconds(self) -> float | None:
         """Of the whole run: from the measured rate, else estimated."""
-        one = self.seconds_of_one
+        seconds = self.seconds_of_one
         inputs = self.todo if self.rate else max(self.todo, self.computed)  # a rate counts what was asked for
-        return None if one is None else one * inputs / self.target.workers
+        return None if seconds is None else seconds * inputs / self.target.workers
 
     @property
     def seconds_of_one(self) -> float | None:
@@ -216,7 +216,7 @@ def _threads_of(target: Target) -> float:
 
 
 def operations_of(world: WorldSource, recipe: Recipe) -> Operations | None:
-    """Operations for one input, by what the family says of its arithmetic; None where it says nothing of such work."""
+    """Operations for one input, as the family counts them; None if it does not count this kind of work."""
     if not isinstance(world.family, HasArithmetic):
         return None
     try:
@@ -241,8 +241,8 @@ def _operations_of(world: WorldSource, family: HasArithmetic, recipe: Recipe) ->
     frames = frames_of_forward(recipe)
     if kind.is_hidden:
         return _one_forward(world, family, configs, recipe, frames)
-    one = family.rollout_flops(configs, recipe, kind.first_predicted_frame(recipe) or 1, frames)
-    return Operations(recipe.draws * one.encode, recipe.draws * one.predict)
+    flops = family.rollout_flops(configs, recipe, kind.first_predicted_frame(recipe) or 1, frames)
+    return Operations(recipe.draws * flops.encode, recipe.draws * flops.predict)
 
 
 def _one_forward(

@@ -66,10 +66,10 @@ class MemoryPlan:
             return ["memory  not known: this world model's family does not say what it takes"]
         room = f", of the {format_bytes(self.room.limit)} of {self.room.device}" if self.room else ""
         elsewhere = ", the other weights in main memory" if self.offload else ""
-        one = f"memory  about {self.need.describe()} a worker, for batches of {self.batch}{room}{elsewhere}"
+        line = f"memory  about {self.need.describe()} a worker, for batches of {self.batch}{room}{elsewhere}"
         if self.wanted_need is None or self.batch == self.wanted:
-            return [one]
-        return [one, f"memory  batches of {self.wanted} would need {format_bytes(self.wanted_need.total)}"]
+            return [line]
+        return [line, f"memory  batches of {self.wanted} would need {format_bytes(self.wanted_need.total)}"]
 
     def warning(self) -> str | None:
         """Where a batch that was asked for does not fit by the estimate."""
@@ -139,7 +139,7 @@ def plan_memory(
     offload = offload and (on_gpu or room is not None)
     limit = room.limit if room is not None else None
     need = partial(memory_of_batch, world.family, configs, recipe, limit=limit, offload=offload)
-    one, whole = need(1), need(wanted)
+    memory_of_one, whole = need(1), need(wanted)
     stock = memory_of_batch(world.family, configs, recipe, 1) if offload else None
     plan = partial(
         MemoryPlan,
@@ -150,10 +150,10 @@ def plan_memory(
         offload=offload,
         copied=stock.offloadable if stock is not None else 0,
     )
-    if one is None or whole is None or room is None:
+    if memory_of_one is None or whole is None or room is None:
         return plan(batch=wanted, need=whole)
-    if one.total > room.usable:
-        raise _too_small(world, configs, recipe, one, room, offload=offload)
+    if memory_of_one.total > room.usable:
+        raise _too_small(world, configs, recipe, memory_of_one, room, offload=offload)
     batch, fitting = wanted, whole
     while not requested and batch > 1 and fitting is not None and fitting.total > room.usable:
         batch = math.ceil(batch / 2)
@@ -162,18 +162,18 @@ def plan_memory(
 
 
 def _too_small(
-    world: WorldSource, configs: Configs, recipe: Recipe, one: Memory, room: Room, *, offload: bool
+    world: WorldSource, configs: Configs, recipe: Recipe, memory_of_one: Memory, room: Room, *, offload: bool
 ) -> ConfigError:
     """The error of a device that holds not one input, with settings that would fit."""
-    asked = _Choice(world.family, configs, recipe, offload=offload)
-    changed = list(asked.changes())
-    found = _fitting(changed, room) or _fitting([other for choice in changed for other in choice.changes()], room)
+    requested = _Choice(world.family, configs, recipe, offload=offload)
+    changed = list(requested.changes())
+    fitting = _fitting(changed, room) or _fitting([other for choice in changed for other in choice.changes()], room)
     instead = "Choose a device with more memory, or --device cpu"
-    if found:
-        instead = "These would fit:" + "".join(found)
+    if fitting:
+        instead = "These would fit:" + "".join(fitting)
     return ConfigError(
         f"{room.device} is too small for {world.name}: one {recipe.traits.takes} of {recipe.height}x{recipe.width} and "
-        f"{recipe.rollout_steps} steps needs about {one.describe()}{' with --offload' * offload}, and "
+        f"{recipe.rollout_steps} steps needs about {memory_of_one.describe()}{' with --offload' * offload}, and "
         f"{format_bytes(room.usable)} of {format_bytes(room.limit)} can be used. {instead}"
     )
 
@@ -219,7 +219,7 @@ class _Choice:
 
 def _fitting(choices: Sequence[_Choice], room: Room) -> list[str]:
     """Lines of those that fit, one for each way to change settings."""
-    found: dict[frozenset[str], str] = {}
+    options: dict[frozenset[str], str] = {}
     for choice in choices:
         need = memory_of_batch(
             choice.family, choice.configs, choice.recipe, 1, limit=room.limit, offload=choice.offload
@@ -227,5 +227,5 @@ def _fitting(choices: Sequence[_Choice], room: Room) -> list[str]:
         if need is not None and need.total <= room.usable:
             words = " ".join(f"{flag} {value}" for flag, value in choice.flags)
             flags = frozenset(flag for flag, _ in choice.flags)
-            found.setdefault(flags, f"\n  {words}: {format_bytes(need.total)}")
-    return list(found.values())[:_NAMED]
+            options.setdefault(flags, f"\n  {words}: {format_bytes(need.total)}")
+    return list(options.values())[:_NAMED]

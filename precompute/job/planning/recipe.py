@@ -69,7 +69,7 @@ def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
 
 
 def _hidden(config: PrecomputeConfig, world: WorldSource) -> dict[str, int]:
-    """Block and width, as they are said or by the world model's own numbers."""
+    """Block and width of hidden states: as set, or the world model's defaults."""
     blocks = world.blocks()
     block = blocks.usual if config.hidden_block is None else config.hidden_block
     width = min(HIDDEN_WIDTH, blocks.width) if config.hidden_width is None else config.hidden_width
@@ -112,10 +112,10 @@ def _denoise_steps(config: PrecomputeConfig, world: WorldSource) -> int:
 def _check_size(recipe: Recipe, world: WorldSource) -> None:
     """Refuse sizes that the world model cannot take, and say the nearest that it can."""
     height, width = recipe.height, recipe.width
-    settings, own = settings_of(world.family), (world.card.height, world.card.width)
-    if settings is not None and settings.size == "card" and (height, width) != own:
+    settings, card = settings_of(world.family), (world.card.height, world.card.width)
+    if settings is not None and settings.size == "card" and (height, width) != card:
         raise ConfigError(
-            f"{world.name} takes pictures of {own[0]}x{own[1]} pixels only, and not of --size {height}x{width}. "
+            f"{world.name} takes pictures of {card[0]}x{card[1]} pixels only, and not of --size {height}x{width}. "
             "Leave --size out: inputs are fitted to it (--fit)"
         )
     multiple = size_multiple(world.family, read_configs(world.folder))

@@ -1,4 +1,4 @@
-"""The runs that files of events tell of.
+"""The runs of a job, read from its event files.
 
 The files may be a stranger's, torn, or still growing: nothing in them is trusted, and what is no event is counted.
 """
@@ -170,16 +170,16 @@ def runs_in(files: Sequence[Path]) -> tuple[list[JobRun], list[str]]:
     read: set[tuple[Path, str]] = set()
     for path in files:
         cache = path.resolve().parent.parent if path.resolve().parent.name == JOBS else None
-        found, problems, pointer = _read(path, cache)
-        runs += found
+        job_runs, problems, pointer = _read(path, cache)
+        runs += job_runs
         unreadable += problems
         if pointer is not None and cache is not None:
             target, named_cache = Path(_text(pointer, "file") or ""), _text(pointer, "cache") or ""
             if (target, named_cache) in read:
                 continue
             read.add((target, named_cache))
-            found, problems, _ = _read(target, cache)
-            runs += [run for run in found if run.named_cache == named_cache]  # another cache may have the same file
+            job_runs, problems, _ = _read(target, cache)
+            runs += [run for run in job_runs if run.named_cache == named_cache]  # another cache may have the same file
             unreadable += [f"{problem} (written on {_text(pointer, 'host')})" for problem in problems]
     return runs, unreadable
 

@@ -184,11 +184,11 @@ def table_of(status: Status) -> Table:
     hours = "GPU-h" if any(task.gpu_hours for task in status.tasks) else "worker-h"
     rows = [_row(task, status, hours) for task in status.tasks]
     table = Table(box=None, pad_edge=False)
-    shown = [name for name in rows[0] if any(row[name] for row in rows)]
-    for name in shown:
+    columns = [name for name in rows[0] if any(row[name] for row in rows)]
+    for name in columns:
         table.add_column(name)
     for row in rows:
-        table.add_row(*(row[name] for name in shown))
+        table.add_row(*(row[name] for name in columns))
     return table
 
 
@@ -234,10 +234,10 @@ def lines_of(status: Status) -> list[str]:
             "gone, the same command again resumes it"
         )
     for share in status.stores:
-        own = f"{share.of_tasks:,} of them made by these tasks"
+        made_by_tasks = f"{share.of_tasks:,} of them made by these tasks"
         others = f", {share.of_others:,} by others" * (share.of_others > 0)
         held = "cannot be read" if share.latents is None else f"{share.latents:,} latents in {share.shards:,} shards"
-        lines.append(f"store {share.path}: {held}" + f", {own}{others}" * (share.latents is not None))
+        lines.append(f"store {share.path}: {held}" + f", {made_by_tasks}{others}" * (share.latents is not None))
     return lines
 
 

@@ -130,7 +130,7 @@ def wait_for_nodes(
         As `ray.nodes()`, those that are alive.
     """
     started = time.monotonic()
-    told = -1
+    reported = -1
     while True:
         nodes = [node for node in session.ray.nodes() if node["Alive"]]
         waited = time.monotonic() - started
@@ -142,9 +142,9 @@ def wait_for_nodes(
                 "node that joins later is given work while there is some"
             )
             return nodes
-        if told != len(nodes):
-            told = len(nodes)
-            progress.say(f"{told} of {wanted} nodes have joined; waiting up to {limit_s:.0f} s for the others …")
+        if reported != len(nodes):
+            reported = len(nodes)
+            progress.say(f"{reported} of {wanted} nodes have joined; waiting up to {limit_s:.0f} s for the others …")
         check()
         session.check()
         time.sleep(LOOK_S)
@@ -243,13 +243,14 @@ def _require_token(address: str) -> list[str]:
 
 
 def _require_membership(address: str, nodes: Iterable[str]) -> None:
-    own = {found.address.partition("%")[0] for found in chain.from_iterable(psutil.net_if_addrs().values())}
+    nic_addresses = chain.from_iterable(psutil.net_if_addrs().values())
+    own_addresses = {nic_address.address.partition("%")[0] for nic_address in nic_addresses}
     with suppress(OSError):
-        own |= set(socket.gethostbyname_ex(socket.gethostname())[2])
+        own_addresses |= set(socket.gethostbyname_ex(socket.gethostname())[2])
     nodes = sorted(nodes)
     if not nodes:
         raise ConfigError(f"--address {address}: no node has joined this cluster. Wait until its first one has started")
-    if not own & set(nodes):
+    if not own_addresses & set(nodes):
         raise ConfigError(
             f"--address {address}: this machine is none of the cluster's, whose nodes are {name_some(nodes)}. "
             "A driver has to run on one of them: log in there, or start Ray here as one more node (docs/cluster.md)"
@@ -293,7 +294,11 @@ def _raylet_of(ray: Any) -> list[psutil.Process]:
     place = getattr(node, "raylet_socket_name", None)
     processes = psutil.process_iter(["name", "cmdline"])
     wanted = f"--raylet_socket_name={place}"
-    return [one for one in processes if one.info["name"] == "raylet" and wanted in (one.info["cmdline"] or ())]
+    return [
+        process
+        for process in processes
+        if process.info["name"] == "raylet" and wanted in (process.info["cmdline"] or ())
+    ]
 
 
 def _head_check(host: str, port: int) -> Callable[[], None]:

@@ -275,7 +275,7 @@ class _RayPool:
         self.where.append(place)
         event = "has joined" if actor.joins else "is at work in place of the one that died"
         actor.joins, actor.host = False, place["host"]
-        at_work = sum(one.died_at is None for one in self._actors)
+        at_work = sum(member.died_at is None for member in self._actors)
         self._progress.say(f"a worker on {actor.host} {event}: {at_work} of {self.workers} workers at work")
 
     def check_in(self, first: Sample) -> None:

@@ -30,7 +30,8 @@ from ....pipeline.store.ledger import Failure
 from ...inputs.listing.inputs import Sample
 from ...inputs.sandbox import shared_decoder
 from ...rollout.batch import latents_of_batch, machine_facts
-from ...rollout.kinds import KINDS, Loaded, at_moments
+from ...rollout.kind import Loaded
+from ...rollout.kinds import KINDS, at_moments
 from ...worlds.builtin import WEIGHTS
 from ...worlds.network.compiling import compile_world
 from ...worlds.network.offloading import Offload, offload_world

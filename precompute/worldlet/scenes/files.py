@@ -60,9 +60,9 @@ def write_scenes(
     folder = require_local(folder)
     if bad := [name for name in splits if name not in SPLITS[1:] or splits[name] < 0]:
         raise ConfigError(f"no scenes of split {bad[0]!r}: splits are {', '.join(SPLITS[1:])}, with counts >= 0")
-    known = [*FAMILIES, *OPEN_FAMILIES]
-    if not families or (bad := [name for name in families if name not in known]):
-        raise ConfigError(f"no family {', '.join(bad) or 'given'}: families are {', '.join(known)}")
+    family_names = [*FAMILIES, *OPEN_FAMILIES]
+    if not families or (bad := [name for name in families if name not in family_names]):
+        raise ConfigError(f"no family {', '.join(bad) or 'given'}: families are {', '.join(family_names)}")
     if seed < 0:
         raise ConfigError(f"the seed of scenes is 0 or more, got {seed}")
     for name in ("images", *(["futures"] if videos else [])):

@@ -130,8 +130,8 @@ def build_world(
     drawn = [("video", n, seed) for n in range(chunks - chunks // 4)]
     drawn += [("train", n, seed + 1) for n in range(chunks // 4)]
     files = [
-        encode_chunk(vae, scratch / "clips", scratch / "latents", split, n, seed=of, size=size)
-        for split, n, of in drawn
+        encode_chunk(vae, scratch / "clips", scratch / "latents", split, n, seed=total, size=size)
+        for split, n, total in drawn
     ]
     statistics = measure_statistics(files[: max(1, 1440 // size)])
     latents = load_latents(files, *statistics)

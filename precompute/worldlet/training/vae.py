@@ -172,8 +172,8 @@ def _loss(vae: AutoencoderKLWan, video: Tensor, masks: Tensor, kl_weight: float)
     picture = (weight * (error.abs() + 2 * error.square())).sum() / (3 * weight.sum())
     # Mean colour over each mover, per frame: it may blur, but must not change its colour class.
     shift = torch.einsum("bmthw,bcthw->bmct", masks, error) / masks.sum(dim=(3, 4)).clamp_min(4.0)[:, :, None]
-    there = (masks.sum(dim=(3, 4)) > 0).float()[:, :, None]
-    color = (shift.abs() * there).sum() / (3 * there.sum()).clamp_min(1.0)
+    is_present = (masks.sum(dim=(3, 4)) > 0).float()[:, :, None]
+    color = (shift.abs() * is_present).sum() / (3 * is_present.sum()).clamp_min(1.0)
     kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
     return picture + 0.3 * color + kl_weight * kl, error.detach().square().mean()
 

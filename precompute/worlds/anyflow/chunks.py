@@ -20,7 +20,7 @@ def chunk_sizes(frames: int) -> list[int]:
 
 
 def chunks_flops(
-    config: Mapping[str, Any], known: int, frames: int, height: int, width: int, denoise_steps: int
+    config: Mapping[str, Any], observed_frames: int, frames: int, height: int, width: int, denoise_steps: int
 ) -> float:
     """Predicting the chunks of a clip beyond its known frames (forward.py); a multiply and an add are two.
 
@@ -44,7 +44,7 @@ def chunks_flops(
 
     sizes, recent = chunk_sizes(frames), config["full_chunk_limit"] - 1
     total, far_before = 0.0, 0
-    for number in range(len(chunk_sizes(known)), len(sizes)):
+    for number in range(len(chunk_sizes(observed_frames)), len(sizes)):
         far_now = max(0, number - recent)
         became_far = [size * far for size in sizes[far_before:far_now]]
         again = [size * full for size in sizes[far_now:number]]

@@ -97,10 +97,12 @@ class AnyFlowWorld(FollowsPrompts, WanLatents):
         if not recipe.traits.is_one_diffusion or recipe.chunk_frames:
             raise ConfigError(f"a recipe of kind {recipe.kind} is not one rollout from a state that is kept")
         observed = self.encode_seen(seen)
-        known, frames = observed.shape[2], 1 + recipe.rollout_steps * recipe.stride
-        if (known - 1) % CHUNK_FRAMES:
-            raise ConfigError(f"AnyFlow FAR goes on behind 1 + a multiple of {CHUNK_FRAMES} latent frames, not {known}")
-        past = list(observed.split(chunk_sizes(known), dim=2))
+        observed_frames, frames = observed.shape[2], 1 + recipe.rollout_steps * recipe.stride
+        if (observed_frames - 1) % CHUNK_FRAMES:
+            raise ConfigError(
+                f"AnyFlow FAR goes on behind 1 + a multiple of {CHUNK_FRAMES} latent frames, not {observed_frames}"
+            )
+        past = list(observed.split(chunk_sizes(observed_frames), dim=2))
         shape = (observed.shape[1], CHUNK_FRAMES, *observed.shape[3:])
         noise = [
             draw_noise(recipe, [f"{key} chunk {number}" for key in keys], shape)

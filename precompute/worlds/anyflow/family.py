@@ -77,12 +77,13 @@ class AnyFlowFamily(InWanLatents):
 
     def check(self, recipe: Recipe) -> None:
         """As `WorldFamily` has it: a video it is shown fills whole chunks."""
-        seen = recipe.traits.first_predicted_frame(recipe) or 1
-        if (seen - 1) % _VIDEO_FRAMES:
-            near = 1 + _VIDEO_FRAMES * round((seen - 1) / _VIDEO_FRAMES)
+        first_predicted = recipe.traits.first_predicted_frame(recipe) or 1
+        if (first_predicted - 1) % _VIDEO_FRAMES:
+            near = 1 + _VIDEO_FRAMES * round((first_predicted - 1) / _VIDEO_FRAMES)
             raise ConfigError(
-                f"--observed-frames {seen}: {self.title} goes on behind whole chunks of {CHUNK_FRAMES} latent frames, "
-                f"so it can be shown 1 + a multiple of {_VIDEO_FRAMES} video frames. Choose --observed-frames {near}"
+                f"--observed-frames {first_predicted}: {self.title} goes on behind whole chunks of {CHUNK_FRAMES} "
+                f"latent frames, so it can be shown 1 + a multiple of {_VIDEO_FRAMES} video frames. "
+                f"Choose --observed-frames {near}"
             )
 
     def size_multiple(self, configs: Configs) -> int:
@@ -98,9 +99,11 @@ class AnyFlowFamily(InWanLatents):
         """Of all chunks, the last one whole, and of taking each but the last into the memory."""
         spec = self.latent_spec(configs)
         _, _, height, width = spec.sample_shape(recipe.height, recipe.width, 0)
-        known = 1 + (seen - 1) // spec.temporal_stride
+        observed_latents = 1 + (seen - 1) // spec.temporal_stride
         texts = 1 + (recipe.guidance > 1)
-        predict = texts * chunks_flops(configs["transformer"], known, frames, height, width, recipe.denoise_steps)
+        predict = texts * chunks_flops(
+            configs["transformer"], observed_latents, frames, height, width, recipe.denoise_steps
+        )
         return Operations(self.encode_flops(configs, recipe.height, recipe.width, seen), predict)
 
     def blocks(self, configs: Configs) -> Blocks:

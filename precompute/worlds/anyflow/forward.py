@@ -192,12 +192,12 @@ def _through(
     attention = block.attn1
     query = apply_rotary_emb(_queries(attention, normed).to(tokens.dtype), turns)  # a float32 norm gives float32
     keys, values = _keys_values(attention, normed)
-    seen = (apply_rotary_emb(keys.to(tokens.dtype), turns), values)
+    keys_values = (apply_rotary_emb(keys.to(tokens.dtype), turns), values)
     if past is not None:
-        seen = (torch.cat([past[0], seen[0]], dim=2), torch.cat([past[1], seen[1]], dim=2))
-    before = seen[0].shape[2] - ends[-1]
+        keys_values = (torch.cat([past[0], keys_values[0]], dim=2), torch.cat([past[1], keys_values[1]], dim=2))
+    before = keys_values[0].shape[2] - ends[-1]
     parts = [
-        _attend(query[:, :, start:end], _filled(_first(seen, before + end), filled))
+        _attend(query[:, :, start:end], _filled(_first(keys_values, before + end), filled))
         for start, end in pairwise([0, *ends])
     ]
     change = _out(attention, torch.cat(parts, dim=2))
@@ -205,7 +205,7 @@ def _through(
     normed = block.norm2(tokens.float()).type_as(tokens)
     tokens = tokens + _out(block.attn2, _attend(_queries(block.attn2, normed), text))
     normed = (block.norm3(tokens.float()) * (1 + ff_scale) + ff_shift).type_as(tokens)
-    return (tokens.float() + block.ffn(normed).float() * ff_gate).type_as(tokens), seen
+    return (tokens.float() + block.ffn(normed).float() * ff_gate).type_as(tokens), keys_values
 
 
 def _patches(embedding: Any, chunk: Tensor) -> Float[Tensor, "B N D"]:
@@ -225,8 +225,8 @@ def _heads(attention: Any, rows: Tensor) -> Tensor:
     return rows.unflatten(2, (attention.heads, -1)).transpose(1, 2)
 
 
-def _attend(query: Tensor, seen: KeysValues) -> Tensor:
-    keys, values = (each.expand(len(query), -1, -1, -1) for each in seen)  # one text for all samples
+def _attend(query: Tensor, keys_values: KeysValues) -> Tensor:
+    keys, values = (each.expand(len(query), -1, -1, -1) for each in keys_values)  # one text for all samples
     return nn.functional.scaled_dot_product_attention(query, keys.to(query.dtype), values.to(query.dtype))
 
 
@@ -234,9 +234,9 @@ def _out(attention: Any, heads: Tensor) -> Tensor:
     return attention.to_out[0](heads.transpose(1, 2).flatten(2))
 
 
-def _first(seen: KeysValues, tokens: int) -> KeysValues:
-    return seen[0][:, :, :tokens], seen[1][:, :, :tokens]
+def _first(keys_values: KeysValues, tokens: int) -> KeysValues:
+    return keys_values[0][:, :, :tokens], keys_values[1][:, :, :tokens]
 
 
-def _filled(seen: KeysValues, zeros: int) -> KeysValues:
-    return (nn.functional.pad(seen[0], (0, 0, 0, zeros)), nn.functional.pad(seen[1], (0, 0, 0, zeros)))
+def _filled(keys_values: KeysValues, zeros: int) -> KeysValues:
+    return (nn.functional.pad(keys_values[0], (0, 0, 0, zeros)), nn.functional.pad(keys_values[1], (0, 0, 0, zeros)))

@@ -25,7 +25,6 @@ from ....pipeline.files.hub.pretrained import load_pretrained
 from ....pipeline.latents.recipe import Recipe
 from ....pipeline.latents.tensors import draw_noise
 from ..family import INDEX, read_config
-from ..network.offloading import offload_blocks
 from ..network.precision import full_float32
 from ..text_embeddings import TextEmbeddings
 from ..wan.vae import load_part
@@ -81,14 +80,9 @@ class Cosmos3World(JointDiffusion):
         towers = load_towers(folder, compute_dtype)
         return cls(vae, towers, scheduler, use_native_flow_schedule=native_flow, text=text)
 
-    def compile_blocks(self) -> None:
-        """As `Compilable` has it."""
-        self.tower.compile_blocks()
-
-    def offload(self, device: str, *, pinned: bool) -> None:
-        """As `Offloadable` has it."""
-        self.move_autoencoder(device)
-        offload_blocks(self.tower, device, pinned=pinned)
+    @property
+    def _network(self) -> GenerationTower:
+        return self.tower
 
     def _block(self, number: int) -> nn.Module:
         return self.tower.layers[number - 1]
@@ -141,7 +135,7 @@ class Cosmos3World(JointDiffusion):
         if guidance > 1.0 and negative is None:
             raise ConfigError("guidance steers away from a text, and the keys and values of none were given")
         batch, _, frames, height, width = noise.shape
-        seen = observed.shape[2]
+        observed_frames = observed.shape[2]
         branches = [list(prompts), *([[negative]] if guidance > 1.0 and negative is not None else [])]
         besides = [
             self.tower.beside(texts, (frames, height, width), batch=batch, fps=fps, device=self.device)
@@ -151,10 +145,10 @@ class Cosmos3World(JointDiffusion):
         if first_sigma is not None:
             noise = noise * first_sigma
             scheduler.timesteps[0] = first_sigma * scheduler.config.num_train_timesteps
-        latents = torch.cat([observed, noise[:, :, seen:]], dim=2)
+        latents = torch.cat([observed, noise[:, :, observed_frames:]], dim=2)
         still = torch.zeros_like(observed)  # the velocity of what is seen
         for t in scheduler.timesteps:
-            moves = [self.tower(latents, float(t), seen, beside).float() for beside in besides]
+            moves = [self.tower(latents, float(t), observed_frames, beside).float() for beside in besides]
             move = moves[0] if len(moves) == 1 else moves[1] + guidance * (moves[0] - moves[1])
             latents = scheduler.step(torch.cat([still, move], dim=2), t, latents, return_dict=False)[0]
         return latents

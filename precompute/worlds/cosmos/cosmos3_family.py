@@ -157,10 +157,10 @@ def generation_flops(config: Mapping[str, Any], frames: int, height: int, width:
     config = {**DEFAULTS, **config}
     patch = config["latent_patch_size"]
     n = frames * -(-height // patch) * -(-width // patch)
-    d, own = config["hidden_size"], config["num_attention_heads"] * config["head_dim"]
+    d, attention_width = config["hidden_size"], config["num_attention_heads"] * config["head_dim"]
     shared = config["num_key_value_heads"] * config["head_dim"]
-    projections = 4 * n * d * (own + shared)
-    attention = 4 * n * (n + TEXT_TOKENS) * own
+    projections = 4 * n * d * (attention_width + shared)
+    attention = 4 * n * (n + TEXT_TOKENS) * attention_width
     mlp = 2 * n * d * config["intermediate_size"] * (2 if config["hidden_act"] == "relu2" else 3)
     ends = 4 * n * d * config["patch_latent_dim"]
     return config["num_hidden_layers"] * (projections + attention + mlp) + ends

@@ -100,19 +100,22 @@ class GenerationTower(nn.Module):
             members: list[tuple[Tensor | None, Sequence[PromptKeys]]] = [(None, prompts)]
         else:
             rows = {length: [i for i, other in enumerate(lengths) if other == length] for length in ropes}
-            members = [(torch.tensor(own, device=device), [prompts[i] for i in own]) for own in rows.values()]
+            members = [
+                (torch.tensor(row_numbers, device=device), [prompts[i] for i in row_numbers])
+                for row_numbers in rows.values()
+            ]
         groups = tuple(
             SamePrompts(
-                own,
+                row_numbers,
                 torch.stack([prompt.keys.to(device, dtype) for prompt in texts], dim=1),
                 torch.stack([prompt.values.to(device, dtype) for prompt in texts], dim=1),
             )
-            for own, texts in members
+            for row_numbers, texts in members
         )
         return Beside((rope[0], rope[1]), groups)
 
     def forward(
-        self, latents: Float[Tensor, "B C T H W"], timestep: float, seen: int, beside: Beside
+        self, latents: Float[Tensor, "B C T H W"], timestep: float, observed_frames: int, beside: Beside
     ) -> Float[Tensor, "B C unseen H W"]:
         """The velocity, from clean latents to noise, of the frames that are not seen.
 
@@ -124,7 +127,7 @@ class GenerationTower(nn.Module):
         """
         height, width = latents.shape[3:]
         tokens: Tensor = self.proj_in(self._patches(latents.to(self.dtype)))
-        noisy = seen * self._grid(height, width)[0] * self._grid(height, width)[1]
+        noisy = observed_frames * self._grid(height, width)[0] * self._grid(height, width)[1]
         tokens = torch.cat([tokens[:, :noisy], tokens[:, noisy:] + self._time(timestep)], dim=1)
         for number, layer in enumerate(self.layers):
             texts = [(group.rows, group.keys[number], group.values[number]) for group in beside.groups]

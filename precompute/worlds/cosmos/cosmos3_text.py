@@ -35,9 +35,9 @@ KEYS, VALUES = "keys", "values"
 def clip_text(prompt: str, clip: Clip, *, negative: bool) -> str:
     """The prompt and two sentences about the clip. Source: `Cosmos3OmniPipeline.tokenize_prompt`."""
     for sentence in (NOT_DURATION, NOT_SIZE) if negative else (DURATION, SIZE):
-        said = sentence.format(duration=clip.frames / clip.fps, fps=clip.fps, height=clip.height, width=clip.width)
+        metadata = sentence.format(duration=clip.frames / clip.fps, fps=clip.fps, height=clip.height, width=clip.width)
         begun = prompt.rstrip(".")
-        prompt = f"{begun}. {said}" if begun else said
+        prompt = f"{begun}. {metadata}" if begun else metadata
     return prompt
 
 
@@ -146,9 +146,9 @@ class UnderstandingTower(nn.Module):
         Raises:
             ConfigError: the tokenizer is another model's, or the prompt too long.
         """
-        if max(ids) >= (known := self.embed_tokens.num_embeddings):
+        if max(ids) >= (rows := self.embed_tokens.num_embeddings):
             raise ConfigError(
-                f"the tokenizer in {tokenizer} gives token {max(ids)}, and its transformer has {known} embeddings: it "
+                f"the tokenizer in {tokenizer} gives token {max(ids)}, and its transformer has {rows} embeddings: it "
                 "is another model's"
             )
         if len(ids) > MAX_PROMPT_TOKENS:
@@ -163,11 +163,11 @@ class UnderstandingTower(nn.Module):
         hidden = self.embed_tokens(ids).unsqueeze(0)
         positions = torch.arange(len(ids), dtype=torch.float32, device=ids.device).expand(3, 1, -1)
         rope: Rope = self.rotary(position_ids=positions, device=ids.device, dtype=hidden.dtype)
-        found: list[tuple[Tensor, Tensor]] = []
+        keys_values: list[tuple[Tensor, Tensor]] = []
         for layer in self.layers:
             hidden, keys, values = layer(hidden, rope, is_last=layer is self.layers[-1])
-            found.append((keys[0], values[0]))
-        return PromptKeys(*(torch.stack(part) for part in zip(*found, strict=True)))
+            keys_values.append((keys[0], values[0]))
+        return PromptKeys(*(torch.stack(part) for part in zip(*keys_values, strict=True)))
 
 
 class UnderstandingLayer(nn.Module):

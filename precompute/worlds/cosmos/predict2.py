@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from ....pipeline.latents.recipe import Recipe, Solver
 from ....pipeline.latents.tensors import draw_noise, standardise
-from ..network.offloading import offload_blocks
 from ..network.precision import full_float32
 from ..text_embeddings import TextEmbeddings
 from ..text_rows import stack_prompts_of
@@ -64,14 +63,9 @@ class CosmosWorld(JointDiffusion):
         transformer = load_part(CosmosTransformer3DModel, folder, "transformer", device=device, dtype=dtype)
         return cls(vae, transformer, text=text)
 
-    def compile_blocks(self) -> None:
-        """As `Compilable` has it."""
-        self.transformer.compile_blocks()
-
-    def offload(self, device: str, *, pinned: bool) -> None:
-        """As `Offloadable` has it."""
-        self.move_autoencoder(device)
-        offload_blocks(self.transformer, device, pinned=pinned)
+    @property
+    def _network(self) -> LeanTransformer:
+        return self.transformer
 
     def _block(self, number: int) -> nn.Module:
         return self.transformer.blocks[number - 1]
@@ -96,7 +90,7 @@ class CosmosWorld(JointDiffusion):
     @torch.inference_mode()
     def stock_rollout(
         self,
-        seen: Float[Tensor, "B 3 *frames height width"],
+        pixels: Float[Tensor, "B 3 *frames height width"],
         generators: Sequence[torch.Generator],
         *,
         rollout_steps: int,
@@ -112,7 +106,7 @@ class CosmosWorld(JointDiffusion):
         from in the pipeline's order: posterior noise of the full clip's shape, then the clip's noise.
         """
         frames = 1 + rollout_steps
-        video = seen if seen.ndim == 5 else seen.unsqueeze(2)
+        video = pixels if pixels.ndim == 5 else pixels.unsqueeze(2)
         posterior = self._posterior(video)
         shape = (posterior.mean.shape[1], frames, *posterior.mean.shape[3:])
         draws = [(torch.randn(shape, generator=g), torch.randn(shape, generator=g)) for g in generators]

@@ -22,7 +22,6 @@ from ....pipeline.errors import WorldModelError
 from ....pipeline.files.hub.pretrained import load_pretrained
 from ....pipeline.latents.recipe import Recipe
 from ....pipeline.latents.tensors import draw_noise
-from ..network.offloading import offload_blocks
 from ..network.precision import full_float32
 from ..text_embeddings import TextEmbeddings
 from ..text_rows import stack_prompts_of
@@ -77,15 +76,14 @@ class Cosmos25World(JointDiffusion):
         )
         return cls(vae, transformer, scheduler, text=text)
 
-    def compile_blocks(self) -> None:
-        """As `Compilable` has it."""
-        self.transformer.compile_blocks()
+    @property
+    def _network(self) -> LeanTransformer:
+        return self.transformer
 
     def offload(self, device: str, *, pinned: bool) -> None:
         """As `Offloadable` has it."""
-        self.move_autoencoder(device)
+        super().offload(device, pinned=pinned)
         self.no_text = self.no_text.to(self.device)
-        offload_blocks(self.transformer, device, pinned=pinned)
 
     def _block(self, number: int) -> nn.Module:
         return self.transformer.blocks[number - 1]
@@ -108,7 +106,7 @@ class Cosmos25World(JointDiffusion):
     @torch.inference_mode()
     def stock_rollout(
         self,
-        seen: Float[Tensor, "B 3 *frames height width"],
+        pixels: Float[Tensor, "B 3 *frames height width"],
         generators: Sequence[torch.Generator],
         *,
         rollout_steps: int,
@@ -119,7 +117,7 @@ class Cosmos25World(JointDiffusion):
     ) -> Float[Tensor, "B C T H W"]:
         """What `Cosmos2_5_PredictBasePipeline(..., output_type="latent")` returns, for comparison with it: observed
         frames are what the solver makes of them, and each generator is drawn from once, as there."""
-        observed = self.encode_seen(seen)
+        observed = self.encode_seen(pixels)
         shape = (observed.shape[1], 1 + rollout_steps, *observed.shape[3:])
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
         return self.denoise(

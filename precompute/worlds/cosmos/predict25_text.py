@@ -111,12 +111,12 @@ def load_projection(folder: Path) -> tuple[Tensor, Tensor]:
     Raises:
         WorldModelError: they are not in its files.
     """
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     try:
         for path in sorted((folder / "transformer").glob("*.safetensors")):
             with safe_open(require_plain(folder, path, MAX_WEIGHT_BYTES), framework="pt") as file:
                 names = {f"{PROJECTION}weight", f"{PROJECTION}bias"} & set(file.keys())
-                found |= {name: file.get_tensor(name) for name in names}
-        return found[f"{PROJECTION}weight"], found[f"{PROJECTION}bias"]
+                tensors |= {name: file.get_tensor(name) for name in names}
+        return tensors[f"{PROJECTION}weight"], tensors[f"{PROJECTION}bias"]
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise WorldModelError(f"the projection of text in {folder}/transformer cannot be read: {error!r}") from error

@@ -27,19 +27,19 @@ class TakingTurns:
         self._has_room = device.type == "cpu"
         if device.type == "cuda":
             self._has_room = size <= SHARE_OF_ALL * torch.cuda.mem_get_info(device)[1]
-        self._there: list[nn.Module] = []
+        self._on_gpu: list[nn.Module] = []
 
     def take(self, network: nn.Module) -> None:
         """Have a network on the device, and the others away from it unless there is room."""
-        if network in self._there:
+        if network in self._on_gpu:
             return
         with torch.inference_mode(mode=False):  # weights made within it could not be used outside
             if not self._has_room:
-                for other in self._there:
+                for other in self._on_gpu:
                     _set(other, self._host[other])
-                self._there.clear()
+                self._on_gpu.clear()
             _set(network, [value.to(self._device) for value in self._host[network]])
-        self._there.append(network)
+        self._on_gpu.append(network)
 
 
 def _tensors(network: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:

@@ -127,16 +127,16 @@ def generation_forward_memory(config: Mapping[str, Any], forward: Forward, text_
         config: of its transformer, with no default left out. text_tokens: of a prompt.
     """
     d, w, head = config["hidden_size"], forward.number_bytes, config["head_dim"]
-    own, shared = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
+    query_width, shared = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
     patch = config["latent_patch_size"]
     tokens = forward.frames * math.ceil(forward.height / patch) * math.ceil(forward.width / patch)
     # input and its norm, query, key and value
-    held = w * (2 * d + own + 2 * shared)
+    held = w * (2 * d + query_width + 2 * shared)
     # the query while it is turned: normed, by its cosine, its halves in turn; or what attention takes and makes
-    attention = held + max(4.5 * w * own + w * own, w * 2 * own + 2 * w * shared)
+    attention = held + max(4.5 * w * query_width + w * query_width, w * 2 * query_width + 2 * w * shared)
     # what attention made and its sum with the input, which a norm takes; then the branch
     branch = (2 if config["hidden_act"] == "relu2" else 3) * config["intermediate_size"]
-    mlp = held + w * (own + 2 * d + branch)
+    mlp = held + w * (query_width + 2 * d + branch)
     rope = 2 * w * tokens * head * forward.batch
     kept = 2 * w * config["num_hidden_layers"] * shared * text_tokens * forward.texts
     outer = forward.cells(config["latent_channel"]) * (_F * (6 + forward.guided) + 2 * w)

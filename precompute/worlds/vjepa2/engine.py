@@ -192,7 +192,7 @@ def _pixel_statistics(folder: Path) -> tuple[Numbers, Numbers]:
         if (folder / name).is_file():
             config = read_config(folder / name)
             break
-    found: list[Numbers] = []
+    statistics: list[Numbers] = []
     for name, usual in (("image_mean", PIXEL_MEAN), ("image_std", PIXEL_STD)):
         value = config.get(name, usual)
         numbers = tuple(value) if isinstance(value, list | tuple) else ()
@@ -200,7 +200,9 @@ def _pixel_statistics(folder: Path) -> tuple[Numbers, Numbers]:
             raise WorldModelError(
                 f"the processor of the world model in {folder} has {name} {str(value)[:80]}: no three numbers"
             )
-        found.append(tuple(map(float, numbers)))
-    if min(found[1]) <= 0:
-        raise WorldModelError(f"the processor of the world model in {folder} divides by {min(found[1]):g} (image_std)")
-    return found[0], found[1]
+        statistics.append(tuple(map(float, numbers)))
+    if min(statistics[1]) <= 0:
+        raise WorldModelError(
+            f"the processor of the world model in {folder} divides by {min(statistics[1]):g} (image_std)"
+        )
+    return statistics[0], statistics[1]

@@ -112,12 +112,12 @@ class WanWorld(FollowsPrompts, WanLatents):
         tokens = tokens_behind(blocks, lambda: self._begin(images, condition, keys, recipe))
         return hidden_latents(self._observed_of(condition), tokens, recipe)
 
-    def _image_of(self, seen: Tensor, recipe: Recipe) -> Float[Tensor, "B 3 height width"]:
+    def _image_of(self, pixels: Tensor, recipe: Recipe) -> Float[Tensor, "B 3 height width"]:
         if not recipe.traits.is_one_diffusion or recipe.chunk_frames:
             raise ConfigError(f"a recipe of kind {recipe.kind} is not one joint diffusion")
-        if seen.ndim == 5 and seen.shape[2] != 1:
-            raise ConfigError(f"{self.title} takes one frame, not {seen.shape[2]}")
-        return seen[:, :, 0] if seen.ndim == 5 else seen
+        if pixels.ndim == 5 and pixels.shape[2] != 1:
+            raise ConfigError(f"{self.title} takes one frame, not {pixels.shape[2]}")
+        return pixels[:, :, 0] if pixels.ndim == 5 else pixels
 
     def _observed_of(self, condition: Tensor) -> Float[Tensor, "B C 1 H W"]:
         """The encoding of the image alone."""

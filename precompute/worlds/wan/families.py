@@ -138,9 +138,9 @@ class _WanFamily(InWanLatents):
         """As `HasBlocks` has it, of the network that begins; both of Wan 2.2 are alike."""
         return diffusers_blocks(configs["transformer"], most_sigma=1.0)
 
-    def encoded_frames(self, seen: int, clip: int) -> int:
+    def encoded_frames(self, observed_frames: int, clip: int) -> int:
         """Video frames that a rollout encodes, of those it is shown and those of the clip."""
-        del seen
+        del observed_frames
         return clip
 
 
@@ -191,9 +191,9 @@ class WanTI2VFamily(_WanFamily):
             return f"a second transformer takes over at its boundary_ratio {str(ratio)[:20]}, and TI2V has one"
         return None
 
-    def encoded_frames(self, seen: int, clip: int) -> int:
+    def encoded_frames(self, observed_frames: int, clip: int) -> int:
         del clip
-        return seen
+        return observed_frames
 
     def load(self, folder: Path, *, device: str, compute_dtype: str, text: TextEmbeddings | None) -> WorldModel:
         from .wan22 import WanTI2VWorld

@@ -56,7 +56,7 @@ def wan_memory(configs: Configs, recipe: Recipe, batch: int) -> Memory:
         largest,
         lambda forward: max(wan_forward_memory(configs[part], forward) for part in parts),
         others=_F * clip_parameters(configs["image_encoder"]) if "image_encoder" in configs else 0,
-        seen=video_frames(frames_of_forward(recipe) - 1, temporal_stride=stride),
+        observed_frames=video_frames(frames_of_forward(recipe) - 1, temporal_stride=stride),
     )
     return replace(need, taking_turns=tuple(network.weights for network in networks) if len(networks) > 1 else ())
 
@@ -111,23 +111,25 @@ def memory_of_engine(
     network: Network,
     forward_memory: Callable[[Forward], int],
     *,
-    seen: int | None = None,
+    observed_frames: int | None = None,
     kept: int = 0,
     others: int = 0,
 ) -> Memory:
     """
     Args:
-        seen: video frames that are encoded before a prediction; None is those that the recipe shows.
+        observed_frames: video frames that are encoded before a prediction; None is those that the recipe shows.
         kept: as of `Forward`. others: bytes of parts beside network and VAE.
     """
     vae, size = configs["vae"], (recipe.height, recipe.width)
     spec = latent_spec_of(vae)
     predicts = recipe.traits.predicts and recipe.rollout_steps > 0
-    if seen is None:
-        seen = recipe.traits.first_predicted_frame(recipe) or 1
+    if observed_frames is None:
+        observed_frames = recipe.traits.first_predicted_frame(recipe) or 1
     if recipe.traits.is_real_video:
-        seen = video_frames(recipe.rollout_steps, stride=recipe.stride, temporal_stride=spec.temporal_stride)
-    stages = {"encoding": _encoding(vae, batch, seen if predicts or recipe.traits.is_real_video else 1, *size)}
+        observed_frames = video_frames(recipe.rollout_steps, stride=recipe.stride, temporal_stride=spec.temporal_stride)
+    stages = {
+        "encoding": _encoding(vae, batch, observed_frames if predicts or recipe.traits.is_real_video else 1, *size)
+    }
     if predicts:
         stages["the forward"] = forward_memory(_forward(recipe, spec, batch, kept))
     if recipe.chunk_frames:

@@ -61,14 +61,14 @@ class WanLatents:
         """
         return self.encode_video(images.unsqueeze(2))
 
-    def encode_seen(self, seen: Float[Tensor, "B 3 *frames height width"]) -> Float[Tensor, "B C K H W"]:
+    def encode_seen(self, pixels: Float[Tensor, "B 3 *frames height width"]) -> Float[Tensor, "B C K H W"]:
         """Standardised latents of images or of videos, as `encode` and `encode_video` have them."""
-        return self.encode_video(seen) if seen.ndim == 5 else self.encode(seen)
+        return self.encode_video(pixels) if pixels.ndim == 5 else self.encode(pixels)
 
     def encode_observed(
-        self, seen: Float[Tensor, "B 3 *frames height width"], recipe: Recipe
+        self, pixels: Float[Tensor, "B 3 *frames height width"], recipe: Recipe
     ) -> Float[Tensor, "B C K H W"]:
-        """The same, of what one joint diffusion is shown.
+        """The same, for the observed frames of one joint diffusion.
 
         Raises:
             ConfigError: the recipe's latents are not those of one joint diffusion.
@@ -76,7 +76,7 @@ class WanLatents:
         if not recipe.traits.is_one_diffusion or recipe.chunk_frames:
             chunks = " in chunks" if recipe.chunk_frames else ""
             raise ConfigError(f"a recipe of kind {recipe.kind}{chunks} is not one joint diffusion")
-        return self.encode_seen(seen)
+        return self.encode_seen(pixels)
 
     @torch.inference_mode()
     def encode_video(self, videos: Float[Tensor, "B 3 F height width"]) -> Float[Tensor, "B C T H W"]:

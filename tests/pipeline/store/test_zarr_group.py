@@ -13,7 +13,7 @@ import xarray
 import zarr
 
 from theworld.pipeline.latents.recipe import Recipe
-from theworld.pipeline.store import latent_store, zarr_group, zarr_metadata
+from theworld.pipeline.store import latent_store, store_keys, zarr_group, zarr_metadata
 from theworld.pipeline.store.folder import create_store, open_store, open_to_write
 from theworld.pipeline.store.keys.dropped import add_dropped
 from theworld.pipeline.store.latent_store import LatentStore
@@ -104,7 +104,7 @@ def test_commits_are_seen_by_others_while_a_job_runs_and_at_once_after_a_kill(
     assert len(opened(store)["key"]) == 4
     write(store, range(4, 8))
     assert len(opened(store)["key"]) == 4, "a minute is not over"
-    now += latent_store.PUBLISH_EVERY_S
+    now += store_keys.AT_TIMES_S
     write(store, range(8, 12))
     assert len(opened(store)["key"]) == 12
     write(store, range(12, 14))  # and is killed

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from theworld.pipeline.errors import ConfigError
-from theworld.pipeline.files.tables import text as text_tables
+from theworld.pipeline.files.tables import text_streams
 from theworld.precompute.inputs.first_bytes import content_of
 from theworld.precompute.inputs.listing.inputs import list_inputs
 from theworld.precompute.inputs.listing.selection import name_left_out
@@ -233,7 +233,7 @@ def test_files_of_a_folder_in_formats_that_are_not_read_are_rows_with_their_name
 
 
 def test_a_small_file_that_unpacks_to_too_much_is_no_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_tables, "TABLE_FREE_BYTES", 2**20)
+    monkeypatch.setattr(text_streams, "TABLE_FREE_BYTES", 2**20)
     (tmp_path / "bomb.txt.gz").write_bytes(gzip.compress(b"\n" * 2**26))
     with pytest.raises(ConfigError, match=r"unpacks to more than .* the limit for a compressed list"):
         list_inputs(tmp_path / "bomb.txt.gz", "rollout")

@@ -11,7 +11,8 @@ from transformers import Gemma3Processor
 from theworld.pipeline.errors import ConfigError, QuestionError
 from theworld.train.data.batches import Example, encode, pad_rows
 from theworld.train.data.vision import VisionInputs, open_vision_inputs
-from theworld.train.language.lm import LanguageModel, add_lora, load_language_model, load_tokenizer_only
+from theworld.train.language.lm import LanguageModel, load_language_model, load_tokenizer_only
+from theworld.train.language.lora import add_lora
 from theworld.train.language.weights import Weights, find_weights
 from theworld.train.questions.record import Question
 from theworld.train.reader.model import IGNORED, TheWorld

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.store.folder import LatentStore, create_store
 from theworld.train.config import TrainConfig
-from theworld.train.evaluation.adaptive import _calibration_split, _lengths, _never_read, _open_draws
-from theworld.train.evaluation.gates import choose_threshold, disagreement, parse_rule
+from theworld.train.evaluation.policies.adaptive import _lengths, _never_read, _open_draws
+from theworld.train.evaluation.policies.calibration import calibration_split
+from theworld.train.evaluation.policies.gates import choose_threshold, disagreement, parse_rule
 from theworld.train.questions.record import Question
 from theworld.train.training.schedule import draw_steps
 
@@ -94,7 +95,7 @@ def test_no_threshold_is_chosen_on_the_questions_that_are_asked() -> None:
     asked = [question(None).model_copy(update={"image": f"{n}.png", "split": split}) for n, split in enumerate(splits)]
 
     def chosen_on(wanted: str | None, split: str | None, learned: frozenset[str] | None = None) -> list[str | None]:
-        return [one.split for one in _calibration_split(asked, wanted, split, learned, Path("q.jsonl"))[0]]
+        return [one.split for one in calibration_split(asked, wanted, split, learned, Path("q.jsonl"))[0]]
 
     assert chosen_on(None, "test") == ["validation"]
     assert chosen_on(None, "validation") == []

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from theworld.train.data.batches import Example
-from theworld.train.evaluation.answer import _choice_scores, _Item
+from theworld.train.evaluation.answering.many import _choice_scores, _Item
 from theworld.train.reader.memory import SCORED_AT_ONCE
 from theworld.train.runs.folder import LoadedRun
 

@@ -9,16 +9,11 @@ from rich.console import Console
 
 from theworld.pipeline.errors import RunError
 from theworld.pipeline.latents.keys import key_of_bytes
-from theworld.train.evaluation.evaluate import (
-    EVALUATION,
-    Evaluation,
-    Prediction,
-    Score,
-    compare,
-    evaluate,
-    normalised,
-    read_evaluation,
-)
+from theworld.train.evaluation.evaluate import evaluate
+from theworld.train.evaluation.metrics import Prediction, Score
+from theworld.train.evaluation.own_words import normalised
+from theworld.train.evaluation.results.compare import compare
+from theworld.train.evaluation.results.saved import EVALUATION, Evaluation, read_evaluation
 from theworld.train.evaluation.statistics import wilson
 from theworld.train.runs.meta import read_meta, versions
 from theworld.train.training.train import train

@@ -15,11 +15,13 @@ from rich.console import Console
 from theworld.pipeline.cli.report_page import write_page
 from theworld.pipeline.errors import RunError
 from theworld.pipeline.progress import Progress
-from theworld.train.evaluation.evaluate import EVALUATION, Evaluation, _counted, compare_evaluations, read_evaluation
 from theworld.train.evaluation.examples import examples
 from theworld.train.evaluation.metrics import Prediction
 from theworld.train.evaluation.plots import pareto
 from theworld.train.evaluation.report import run_page, write_run_report
+from theworld.train.evaluation.results.compare import compare_evaluations
+from theworld.train.evaluation.results.counting import count_predictions
+from theworld.train.evaluation.results.saved import EVALUATION, Evaluation, read_evaluation
 from theworld.train.pages.films import Film
 
 EVIL = '<script>alert(1)</script>"&$x^$'
@@ -48,7 +50,7 @@ def evaluation(run: str, right: int, **changes: object) -> Evaluation:
     fields = {
         "run": run, "split": "test", "steps": 8, "trained_steps": 8, "lm": "sha256:0", "recipe_id": "0" * 64,
         "questions": EVIL, "questions_sha256": "0" * 64, "world_tokens": 36, "rollout_seconds": 0.2, "version": 2,
-        **_counted(predictions(right), {f"s{n}": n % 3 != 0 for n in range(20)}), **changes,
+        **count_predictions(predictions(right), {f"s{n}": n % 3 != 0 for n in range(20)}), **changes,
     }  # fmt: skip
     return Evaluation.model_validate(fields)
 
@@ -124,13 +126,19 @@ def test_every_picture_decodes_and_is_described(page: Page) -> None:
         assert len(found["alt"] or "") > 20
 
 
+def test_a_calibration_of_a_few_answers_is_not_drawn(page: Page) -> None:
+    drawn = [name for name in page.drawings if "probability" in name]
+    assert drawn == ["Share of correct answers against their probability, by run, all questions"]
+
+
 def test_figures_are_drawings_with_a_description_and_no_style_of_their_own(page: Page) -> None:
-    assert page.tags.count("svg") == len(page.drawings) == 1 + 1 + 3 + 2  # accuracy, ablations, calibration, answers
+    assert page.tags.count("svg") == len(page.drawings) == 1 + 1 + 1 + 2  # accuracy, ablations, calibration, answers
     assert all(len(name) > 20 for name in page.drawings)
 
 
 def test_three_runs_have_figures_of_their_cost_and_a_section_without_content_is_left_out() -> None:
-    runs = [evaluation("a", 18), evaluation("b", 9, world_tokens=4), evaluation("c", 12, world_tokens=9)]
+    fast = {"world_tokens": 4, "rollout_seconds": 0.1}
+    runs = [evaluation("a", 18), evaluation("b", 9, **fast), evaluation("c", 12, world_tokens=9)]
     three, one = Page(run_page(runs)), Page(run_page(runs[:1]))
     for label in ("world tokens per question", "rollout seconds per image"):
         assert any(f"against {label}" in name for name in three.drawings)
@@ -156,7 +164,7 @@ def test_it_says_what_a_reviewer_asks_for(page: Page) -> None:
     for words in [
         "0.900 [0.699, 0.972]", "McNemar", "Holm", "generated", "balanced", "chance 0.500", "minimal pairs",
         "expected calibration error", "rollout ends wrongly", "world tokens per question", "rollout seconds per image",
-        "frozen", "the future helped", "With the future", "Without it", "What truly came",
+        "frozen", "the future helped", "With the future", "Without it", "True future",
     ]:  # fmt: skip
         assert words in page.text, words
     assert re.search(r"p\d?, adjusted", page.text)

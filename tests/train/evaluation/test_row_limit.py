@@ -8,8 +8,8 @@ from torch import Tensor
 
 from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.progress import Progress
-from theworld.train.evaluation import row_limit
-from theworld.train.evaluation.row_limit import RowLimit
+from theworld.train.evaluation.answering import row_limit
+from theworld.train.evaluation.answering.row_limit import RowLimit
 from theworld.train.reader.memory import Adapters, LMShape, MemoryShape, Rows
 from theworld.train.reader.public_sizes import GEMMA_2_2B
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from theworld.pipeline.errors import ConfigError
 from theworld.train.language.adapter_dtype import RoundedLinear, adapter_dtype_of, compute_in_model_dtype
-from theworld.train.language.lm import LanguageModel, add_lora
+from theworld.train.language.lm import LanguageModel
+from theworld.train.language.lora import add_lora
 from theworld.train.language.weights import Weights
 from theworld.train.runs.folder import load_run
 from theworld.train.training.train import train

@@ -15,14 +15,13 @@ from theworld.train.language import lm as lm_module
 from theworld.train.language.architectures import TRIED
 from theworld.train.language.lm import (
     LanguageModel,
-    add_lora,
     attention_of,
     embedding_rms,
     load_language_model,
     load_tokenizer_only,
-    merge_adapters,
     unread_parts,
 )
+from theworld.train.language.lora import add_lora, merge_adapters
 from theworld.train.language.weights import Weights, find_weights
 from theworld.train.language.world_check import check_world_inputs
 from theworld.train.reader.attention import HeadSizes

@@ -25,9 +25,10 @@ from theworld.pipeline.cli.demo import _cost_html, _next_html
 from theworld.pipeline.store.folder import load_store
 from theworld.precompute.job.planning.plan import Plan
 from theworld.precompute.job.report import Report
-from theworld.train.evaluation.evaluate import Evaluation, _counted
 from theworld.train.evaluation.metrics import Prediction
 from theworld.train.evaluation.report import run_page
+from theworld.train.evaluation.results.counting import count_predictions
+from theworld.train.evaluation.results.saved import Evaluation
 from theworld.train.pages.films import Film
 from theworld.train.pages.html import Html, bullets, document, image, paragraph, render, table, together
 from theworld.train.study.report import page as study_page
@@ -80,7 +81,7 @@ def evaluation(name: str, number: int, **changes: object) -> Evaluation:
         "recipe_id": name, "questions": name, "questions_sha256": name, "world_tokens": 9 * number,
         "rollout_seconds": 0.2, "version": 2, "created_with": {f"torch{name}": f"2{name}"}, "alarms": (name,),
         "arm": f"rollout{name}", "trained_arm": f"rollout{name}", "left_out": 3, "answer_seconds": 1.0,
-        **_counted(rows, None), **changes,
+        **count_predictions(rows, None), **changes,
     }  # fmt: skip
     return Evaluation.model_validate(fields)
 

@@ -13,7 +13,8 @@ from theworld.train.questions.coverage import _digest as cached_digest
 from theworld.train.questions.readers import digest_of
 from theworld.train.questions.record import Question, first_scenes, read_question_file, read_questions
 from theworld.train.questions.report import QuestionReport, describe, kinds_of
-from theworld.train.questions.values import answer_of, choices_of
+from theworld.train.questions.values.answers import answer_of
+from theworld.train.questions.values.choices import choices_of
 
 BASE = {"image": "a.png", "question": "where?", "answer": "left"}
 

@@ -20,7 +20,7 @@ from theworld.train.questions.record import (
     resolve_keys,
     select_split,
 )
-from theworld.train.questions.values import is_absent
+from theworld.train.questions.values.text import is_absent
 
 from ...miniatures.lm import RECIPE, SPEC, blob_latents, save_mini_store
 

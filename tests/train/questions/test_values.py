@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from theworld.pipeline.errors import QuestionError
 from theworld.train.questions.record import QuestionFile, read_question_file
 from theworld.train.questions.report import describe
-from theworld.train.questions.values import Choices, choices_of, is_absent, read_answer, text_of
+from theworld.train.questions.values.answers import read_answer
+from theworld.train.questions.values.choices import Choices, choices_of
+from theworld.train.questions.values.text import is_absent, text_of
 
 ROW: dict[str, Any] = {"id": "q", "image": "a.png", "question": "where?", "answer": "left"}
 NAN = float("nan")

@@ -12,7 +12,8 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 from theworld.pipeline.errors import ConfigError, LatentShapeError
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.latents.spec import LatentSpec
-from theworld.train.language.lm import LanguageModel, add_lora, checkpoint_activations, embedding_rms
+from theworld.train.language.lm import LanguageModel, checkpoint_activations, embedding_rms
+from theworld.train.language.lora import add_lora
 from theworld.train.language.weights import Weights
 from theworld.train.reader.model import IGNORED, TheWorld
 from theworld.train.reader.sampling import draw_token

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from theworld.train.data.batches import Example, pack, pad_rows
 from theworld.train.language.architectures import TRIED
-from theworld.train.language.lm import LanguageModel, add_lora
+from theworld.train.language.lm import LanguageModel
+from theworld.train.language.lora import add_lora
 from theworld.train.language.weights import Weights
 from theworld.train.reader.model import IGNORED, TheWorld
 from theworld.train.reader.tokens import TokenLayout, WorldReader

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from theworld.pipeline.errors import Interrupted, RunError, TheWorldError
-from theworld.train.evaluation.evaluate import evaluate, read_evaluation
+from theworld.train.evaluation.evaluate import evaluate
 from theworld.train.evaluation.live_answer import ADAPTIVE, read_gate
+from theworld.train.evaluation.results.saved import read_evaluation
 from theworld.train.runs.folder import load_run
 from theworld.train.runs.hub import CARD, TEXTS, WEIGHTS, card, copy_run, prepare_upload
 from theworld.train.runs.partial import CHECKPOINT, FACTS, TRACKER, PartialRun, read_facts, resumed_config

@@ -15,9 +15,10 @@ from theworld.train.questions.record import Question, read_questions, select_spl
 from theworld.train.study.answers import Answers
 from theworld.train.study.examples import telling_scenes
 from theworld.train.study.findings import Findings, crossing, find, read_outcomes, score_of
+from theworld.train.study.folder import UnitAnswers
 from theworld.train.study.hypotheses import labels_needed
+from theworld.train.study.plan import Study
 from theworld.train.study.report import write_report
-from theworld.train.study.run import Study, UnitAnswers
 
 from ...miniatures.study import save_mini_study
 

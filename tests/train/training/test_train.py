@@ -12,7 +12,8 @@ from torch import Tensor
 from theworld.pipeline.errors import ConfigError
 from theworld.train.config import TrainConfig
 from theworld.train.data.batches import Example, pad_rows
-from theworld.train.language.lm import LanguageModel, add_lora, checkpoint_activations, load_language_model
+from theworld.train.language.lm import LanguageModel, checkpoint_activations, load_language_model
+from theworld.train.language.lora import add_lora
 from theworld.train.language.weights import Weights, find_weights
 from theworld.train.reader import attention
 from theworld.train.reader.model import TheWorld

@@ -297,7 +297,8 @@ def test_every_loader_is_called_in_one_place_and_nothing_loads_code_by_name() ->
                 for keyword in node.keywords:
                     assert (keyword.arg, ast.unparse(keyword.value)) != ("trust_remote_code", "True"), place
     # these samplers make a fresh scheduler from the config of one that was loaded
-    samplers = {f"precompute/worlds/{name}.py" for name in ("wan", "cosmos25", "cosmos3", "anyflow")}
+    engines = ("wan/engine", "cosmos/predict25", "cosmos/cosmos3", "anyflow/engine")
+    samplers = {f"precompute/worlds/{name}.py" for name in engines}
     assert seen == {"pipeline/files/hub/pretrained.py", *samplers}
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from theworld.pipeline.files import limits
 from theworld.pipeline.files.tables import guarded as guarded_tables
+from theworld.pipeline.files.tables.batches import Budget, Unpacked
 from theworld.pipeline.files.tables.guarded import TableError, read_cell, read_records, read_rows, read_schema
-from theworld.pipeline.files.tables.process import Budget, Unpacked
 
 from ....patience import ends_within
 
@@ -104,7 +104,7 @@ def test_a_process_that_dies_is_one_error_and_is_replaced(tmp_path: Path) -> Non
     next(rows)
     children = {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
     idle = {process._process.pid for process in (*guarded_tables._idle, *guarded_tables._of_cells)}
-    reading = [pid for pid in children - idle if "table_process" in Path(f"/proc/{pid}/cmdline").read_bytes().decode()]
+    reading = [pid for pid in children - idle if "tables.process" in Path(f"/proc/{pid}/cmdline").read_bytes().decode()]
     for pid in reading:
         os.kill(pid, 11)
     with pytest.raises(TableError, match="ended the process that read it"):

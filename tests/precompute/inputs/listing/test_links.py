@@ -141,7 +141,7 @@ def test_the_inputs_of_a_store_are_found_again_behind_links_and_not_behind_names
     inputs = InputLookup(store, tmp_path / "in")
     assert all(inputs.has(key) for key in keys)
     assert inputs.load(keys[0]).pixels.shape[0] == 3
-    guarded = InputLookup(store, tmp_path / "in", own=False)
+    guarded = InputLookup(store, tmp_path / "in", named_by_user=False)
     with pytest.raises(ImageError):
         guarded.load(keys[0])
     store.record_sources([("../elsewhere/000.png", keys[0])], {})

@@ -16,7 +16,7 @@ from theworld.precompute.inputs.listing.inputs import Sample
 from theworld.precompute.inputs.locations import File
 from theworld.precompute.job.workers import decode_ahead as module
 from theworld.precompute.job.workers.decode_ahead import decode_ahead, default_decoders
-from theworld.precompute.rollout.kinds import Loaded
+from theworld.precompute.rollout.kind import Loaded
 
 SAMPLES = [Sample(f"{number}.png", File(f"{number}.png"), f"{number:032x}") for number in range(20)]
 

@@ -30,7 +30,8 @@ from theworld.precompute.inputs.sandbox import DecodeLimits, SandboxedDecoder
 from theworld.precompute.job.planning.throughput import ANY_DEVICE
 from theworld.precompute.job.signals import Signals
 from theworld.precompute.job.workers.worker import Worker, WorkerSetup
-from theworld.precompute.rollout.kinds import KINDS, Loaded
+from theworld.precompute.rollout.kind import Loaded
+from theworld.precompute.rollout.kinds import KINDS
 from theworld.precompute.worlds.cosmos.predict2 import CosmosWorld
 from theworld.precompute.worlds.network.offloading import Offload
 

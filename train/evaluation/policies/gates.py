@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from ...pipeline.errors import ConfigError
-from ...pipeline.latents.tensors import as_tensor
-from ...pipeline.messages import split_names
-from ...pipeline.store.folder import LatentStore
-from ..questions.record import UNTYPED, Question
+from ....pipeline.errors import ConfigError
+from ....pipeline.latents.tensors import as_tensor
+from ....pipeline.messages import split_names
+from ....pipeline.store.folder import LatentStore
+from ...questions.record import UNTYPED, Question
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]

@@ -20,39 +20,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from rich.table import Column, Table
 
-from ...pipeline.errors import ConfigError, QuestionError
-from ...pipeline.files.atomic import replace
-from ...pipeline.files.places.local import file_name
-from ...pipeline.machine import DeviceName
-from ...pipeline.progress import Progress
-from ...pipeline.store.folder import LatentStore, open_store
-from ..config import ShowChoices
-from ..data.arms import parse_arm
-from ..pages.intervals import as_share
-from ..questions.readers import digest_of
-from ..questions.record import UNTYPED, Question, first_scenes, resolve_keys, select_split
-from .answer import Response, check_steps
-from .evaluate import is_right
-from .gates import Flags, Floats, Gate, Rule, choose_threshold, disagreement, margin
-from .metrics import Score, score
-from .own_words import RULES
-from .session import AnswerSession
-from .statistics import paired_p_value
+from ....pipeline.errors import ConfigError
+from ....pipeline.files.atomic import replace
+from ....pipeline.files.places.local import file_name
+from ....pipeline.machine import DeviceName
+from ....pipeline.progress import Progress
+from ....pipeline.store.folder import LatentStore, open_store
+from ...config import ShowChoices
+from ...pages.intervals import as_share
+from ...questions.readers import digest_of
+from ...questions.record import UNTYPED, select_split
+from ..answer import check_steps
+from ..metrics import Score, score
+from ..own_words import RULES
+from ..session import AnswerSession
+from ..statistics import paired_p_value
+from .answered import AnsweredBySteps, Steps, answer_by_steps, disagreement_of_futures
+from .calibration import calibration_split, training_scenes_of
+from .gates import Floats, Gate, Rule, choose_threshold
 
 ADAPTIVE = "adaptive.json"
-CALIBRATION = 500
-"""Scenes at most that a threshold is chosen on."""
-
-Steps = NDArray[np.int64]
 
 
 class _Result(BaseModel):
@@ -124,38 +118,6 @@ class Adaptive(_Result):
         return table
 
 
-@dataclass(frozen=True, slots=True)
-class _Answered:
-    """Questions answered at several numbers of steps."""
-
-    questions: tuple[Question, ...]
-    keys: Mapping[str, str]
-    answers: Mapping[int, Sequence[Response]]
-    """By steps; each in the order of the questions."""
-
-    def by_rule(self, rule: Rule, all_steps: int) -> Steps:
-        """Steps of each question."""
-        return np.array([rule.steps(question, all_steps) for question in self.questions], np.int64)
-
-    def images(self, steps: Steps) -> set[str]:
-        """Keys of the images of which some question reads a step."""
-        return {self.keys[q.id] for q, k in zip(self.questions, steps, strict=True) if k > 0}
-
-    def right_with(self, steps: Steps) -> Flags:
-        """(Q,) whether each question is answered correctly, at its number of steps."""
-        right = {length: self.right(length) for length in self.answers}
-        return np.array([right[int(k)][n] for n, k in enumerate(steps)], np.bool_)
-
-    def right(self, steps: int) -> Flags:
-        """(Q,) whether each question is answered correctly, all at one number of steps."""
-        answers = zip(self.questions, self.answers[steps], strict=True)
-        return np.array([is_right(question, response.text) for question, response in answers], np.bool_)
-
-    def margins(self) -> Floats:
-        """(Q,) how far the likeliest choice leads the next without any rollout; 0 for questions without choices."""
-        return np.array([margin(response.probabilities) for response in self.answers[0]])
-
-
 def compare_policies(
     run: Path,
     rule: Rule,
@@ -195,11 +157,11 @@ def compare_policies(
     lengths = _lengths(rule, all_steps, latents)
     everything = session.read_questions()
     futures = _open_draws(draws, latents)
-    test = _answer(session, select_split(everything, split, file), lengths, batch_size)
+    test = answer_by_steps(session, select_split(everything, split, file), lengths, batch_size)
     is_training_file = digest_of(file) == meta.questions.sha256
-    training_scenes = _training_scenes(everything, session.config.get("labels"), file) if is_training_file else None
-    calibration_questions, calibration = _calibration_split(everything, calibrate, split, training_scenes, file)
-    held_out = _answer(session, calibration_questions, lengths, batch_size) if calibration_questions else None
+    training_scenes = training_scenes_of(everything, session.config.get("labels"), file) if is_training_file else None
+    calibration_questions, calibration = calibration_split(everything, calibrate, split, training_scenes, file)
+    held_out = answer_by_steps(session, calibration_questions, lengths, batch_size) if calibration_questions else None
     notes = list[str]()
     trained_steps = tuple(session.config.get("steps_drawn") or [meta.reader.num_world_steps])
     if (note := _never_read(lengths, trained_steps)) is not None:
@@ -219,7 +181,7 @@ def compare_policies(
         gate = _choose(held_out, held_out.margins(), held_out.by_rule(Rule({}), all_steps))
         picks.append(("confidence", np.where(gate.passes(test.margins()), all_steps, 0), gate))
         if futures is not None:
-            figures = partial(_figures, futures=futures, file=file, images=session.images)
+            figures = partial(disagreement_of_futures, futures=futures, file=file, images=session.images)
             gate = _choose(held_out, figures(held_out), held_out.by_rule(rule, all_steps))
             passes = gate.passes(figures(test))
             picks.append(("agreement", np.where(passes, rule_steps, 0), gate))
@@ -298,76 +260,7 @@ def _open_draws(draws: Path | None, latents: LatentStore) -> LatentStore | None:
     return None
 
 
-def _answer(
-    session: AnswerSession,
-    questions: Sequence[Question],
-    lengths: Sequence[int],
-    batch_size: int,
-) -> _Answered:
-    """The questions that can be answered, answered at each of these numbers of steps."""
-    questions = session.answerable(questions, steps=max(lengths))
-    arm = parse_arm(session.trained_arm)
-    opened_by_steps = {steps: session.open_arm(arm, questions, steps=steps) for steps in lengths}
-    responses = {steps: session.answer(opened, batch_size=batch_size) for steps, opened in opened_by_steps.items()}
-    return _Answered(questions, opened_by_steps[0].keys, responses)
-
-
-def _training_scenes(questions: Sequence[Question], labels: int | None, file: Path) -> frozenset[str]:
-    """The scenes that a run with this number of labels was trained on."""
-    try:
-        pool = select_split(questions, "train", file)
-    except QuestionError:
-        return frozenset()
-    return frozenset(question.scene_id for question in first_scenes(pool, labels))
-
-
-def _calibration_split(
-    questions: Sequence[Question],
-    requested: str | None,
-    split: str | None,
-    training_scenes: frozenset[str] | None,
-    file: Path,
-) -> tuple[tuple[Question, ...], str]:
-    """The questions to choose thresholds on, with a description of them, or with the reason why there are none.
-
-    Args:
-        training_scenes: those left out, which are left out; None if the run was trained on other questions.
-    """
-    if requested is not None and requested == split:
-        raise ConfigError(f"--calibrate {requested} is the split to evaluate: a threshold chosen there flatters itself")
-    has_validation = split != "validation" and any(question.split == "validation" for question in questions)
-    name = requested or ("validation" if has_validation else "train")
-    if split is None or name == split:
-        return (), "every question is in the split that is evaluated, or was used in training"
-    try:
-        split_questions = select_split(questions, name, file)
-    except QuestionError:
-        if requested is not None:
-            raise
-        split_questions = ()
-    trusted = name != "train" or requested is not None
-    chosen = tuple(
-        question
-        for question in split_questions
-        if (trusted if training_scenes is None else question.scene_id not in training_scenes)
-    )
-    if not chosen:
-        reason = f"the training used (or may have used) all scenes of split '{name}', none is left to calibrate on"
-        if requested is not None:
-            raise ConfigError(f"--calibrate {name}: {reason}. Name another split, or train with fewer --labels")
-        return (), f"{reason}. Name a split with --calibrate, or train with fewer --labels"
-    label = f"split {name}"
-    if len(chosen) < len(split_questions):
-        label = f"{len({question.scene_id for question in chosen})} scenes of {label} that the training did not use"
-    scenes = list(dict.fromkeys(question.scene_id for question in chosen))
-    if len(scenes) > CALIBRATION:
-        sampled_scenes = {scenes[n * len(scenes) // CALIBRATION] for n in range(CALIBRATION)}
-        chosen = tuple(question for question in chosen if question.scene_id in sampled_scenes)
-        label = f"{CALIBRATION} scenes of {label}"
-    return chosen, label
-
-
-def _choose(answered: _Answered, figure: Floats, steps: Steps) -> Gate:
+def _choose(answered: AnsweredBySteps, figure: Floats, steps: Steps) -> Gate:
     """The gate calibrated on these questions: those that pass it read their steps, the others none."""
     without, with_steps = answered.right(0), answered.right_with(steps)
     reading = steps > 0
@@ -383,18 +276,9 @@ def _choose(answered: _Answered, figure: Floats, steps: Steps) -> Gate:
     )
 
 
-def _figures(answered: _Answered, futures: LatentStore, file: Path, images: Path | None) -> Floats:
-    """(Q,) how far the futures of each question's image disagree."""
-    coverage = resolve_keys(answered.questions, file, futures, images=images)
-    coverage.require_complete()
-    keys = list(dict.fromkeys(coverage.keys.values()))
-    spread = dict(zip(keys, disagreement(futures, keys), strict=True))
-    return np.array([spread[coverage.keys[question.id]] for question in answered.questions])
-
-
 def _policy(
     name: str,
-    answered: _Answered,
+    answered: AnsweredBySteps,
     steps: Steps,
     all_steps: int,
     tokens: Mapping[int, int],

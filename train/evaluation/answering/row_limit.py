@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ...pipeline.device_memory import fits, free_memory, name_of, usable, wrong_estimate
-from ...pipeline.errors import ConfigError
-from ...pipeline.messages import format_bytes
-from ...pipeline.progress import Progress
-from ..reader.memory import MemoryShape, Rows
-from ..reader.model import IGNORED
+from ....pipeline.device_memory import fits, free_memory, name_of, usable, wrong_estimate
+from ....pipeline.errors import ConfigError
+from ....pipeline.messages import format_bytes
+from ....pipeline.progress import Progress
+from ...reader.memory import MemoryShape, Rows
+from ...reader.model import IGNORED
 
 _Row = TypeVar("_Row")
 _Result = TypeVar("_Result")
@@ -60,9 +60,9 @@ class RowLimit:
         while start < len(rows):
             count = min(most, len(rows) - start)
             part = {name: tensor[start : start + count] for name, tensor in batch.items()}
-            found: list[list[_Result]] = []
-            if fits(lambda: found.append(work(rows[start : start + count], part))):  # noqa: B023 - called at once
-                results += found[0]
+            results_of_parts: list[list[_Result]] = []
+            if fits(lambda: results_of_parts.append(work(rows[start : start + count], part))):  # noqa: B023 - called at once
+                results += results_of_parts[0]
                 start += count
                 continue
             if count == 1:

@@ -1,0 +1,1 @@
+"""How a run answers: forward passes over packed rows of prompts, and the rows that fit in memory."""
