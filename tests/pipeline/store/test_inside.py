@@ -277,7 +277,7 @@ def test_a_thread_that_swaps_all_the_time_gains_nothing(store: LatentStore, cach
     swapper = threading.Thread(target=swap_on_and_on)
     swapper.start()
     try:
-        for turn in range(60):
+        for turn in range(24):
             with suppress(TheWorldError, OSError):
                 flip(store.path / "latents" / "c" / "1" / "0" / "0" / "0" / "0", turn)
             with suppress(TheWorldError, OSError):
