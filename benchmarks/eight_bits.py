@@ -1,4 +1,4 @@
-"""What weights in 8 bits would change in the worldlet's rollouts: why there is no such setting (docs/cosmos.md).
+"""What weights in 8 bits would change in the worldlet's rollouts: why there is no such setting (docs/worlds.md).
 
 python -m benchmarks.eight_bits
 

@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="all figures go here too")
     options = parser.parse_args()
     if options.peers:
-        _enter_environment_of_peers()
+        enter_environment_of_peers("benchmarks.store")
     with tempfile.TemporaryDirectory(prefix="theworld-benchmark-") as temporary:
         folder = options.data or Path(temporary)
         report: Figures = {"load_before": os.getloadavg(), "arguments": sys.argv[1:], "machine": platform.platform()}
@@ -111,7 +111,7 @@ def promises(report: Figures) -> Iterator[tuple[str, float, float]]:
     yield f"opening {snapshot['samples']:,} samples, {snapshot['way']}: s", 1, snapshot["open s"]
 
 
-def _enter_environment_of_peers() -> None:
+def enter_environment_of_peers(module: str) -> None:
     """Go on in build/peers: this environment's packages below, the pinned peers above. Made where it is not there."""
     root = Path(__file__).parents[1]
     wanted, home = Path(__file__).with_name("peers.txt"), root / "build" / "peers"
@@ -125,7 +125,7 @@ def _enter_environment_of_peers() -> None:
         (site / "below.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
         subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "-r", wanted], check=True)
         stamp.write_text(wanted.read_text())
-    os.execv(python, [str(python), "-m", "benchmarks.store", *sys.argv[1:]])
+    os.execv(python, [str(python), "-m", module, *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -111,21 +111,21 @@ def open_tensorstore(folder: Path, shape: tuple[int, ...]) -> Read:
 
 def write_mds(folder: Path, samples: Samples) -> None:
     encoding = f"ndarray:float16:{','.join(map(str, samples.shape[1:]))}"
-    with _streaming().MDSWriter(out=str(folder), columns={"row": "int", "latent": encoding}) as writer:
+    with mosaicml_streaming().MDSWriter(out=str(folder), columns={"row": "int", "latent": encoding}) as writer:
         for row, latent in enumerate(samples):
             writer.write({"row": row, "latent": latent})
 
 
 def open_mds(folder: Path, _: tuple[int, ...]) -> Read:
-    dataset = _streaming().LocalDataset(local=str(folder))
+    dataset = mosaicml_streaming().LocalDataset(local=str(folder))
     return lambda rows, frames: np.stack([dataset[int(row)]["latent"][:, :frames] for row in rows])
 
 
 def stream_mds(folder: Path) -> Callable[[], Batches]:
-    streaming = _streaming()
-    streaming.base.util.clean_stale_shared_memory()  # of the one opened before
-    dataset = streaming.StreamingDataset(local=str(folder), shuffle=True, batch_size=32, num_canonical_nodes=1)
-    return lambda: _in_batches((sample["row"], sample["latent"]) for sample in dataset)
+    module = mosaicml_streaming()
+    module.base.util.clean_stale_shared_memory()  # of the one opened before
+    dataset = module.StreamingDataset(local=str(folder), shuffle=True, batch_size=32, num_canonical_nodes=1)
+    return lambda: in_batches((sample["row"], sample["latent"]) for sample in dataset)
 
 
 def write_litdata(folder: Path, samples: Samples) -> None:
@@ -149,7 +149,7 @@ def stream_litdata(folder: Path) -> Callable[[], Batches]:
     from litdata import StreamingDataset
 
     dataset = StreamingDataset(str(folder), shuffle=True, batch_decode=0)
-    return lambda: _in_batches((sample["row"], sample["latent"]) for sample in dataset)
+    return lambda: in_batches((sample["row"], sample["latent"]) for sample in dataset)
 
 
 def write_lance(folder: Path, samples: Samples) -> None:
@@ -197,18 +197,19 @@ def stream_webdataset(folder: Path) -> Callable[[], Batches]:
     dataset = webdataset.WebDataset(files, shardshuffle=len(files), empty_check=False).shuffle(1000)
     row_of = {key(row): row for row in range(SHARD * len(files))}
     decode = np.lib.format.read_array
-    return lambda: _in_batches(
+    return lambda: in_batches(
         (row_of[sample["__key__"]], decode(io.BytesIO(sample["npy"]), allow_pickle=False)) for sample in dataset
     )
 
 
-def _in_batches(samples: Iterator[tuple[int, NDArray[Any]]]) -> Batches:
+def in_batches(samples: Iterator[tuple[int, NDArray[Any]]]) -> Batches:
+    """Of rows one by one."""
     while batch := list(itertools.islice(samples, 32)):
         rows, latents = zip(*batch, strict=True)
         yield np.array(rows), np.stack(latents)
 
 
-def _streaming() -> Any:
+def mosaicml_streaming() -> Any:
     """mosaicml-streaming. Its picture classes import torchvision, whose wheels fit one build of torch; unused here."""
     if "streaming" not in sys.modules:
         from transformers.feature_extraction_utils import BatchFeature  # noqa: F401 - looks for torchvision in earnest

@@ -28,6 +28,8 @@ class Setting:
     patch: int
     layers: int | None = None
     """Of a random Gemma-2 of width 512 with 32,000 words; None is the embedded language model."""
+    queries: int | None = None
+    """World tokens of a resampler; None is a token a patch of each frame."""
     images: int = 1
     """Of an update."""
     updates: int = 4
@@ -37,7 +39,7 @@ class Setting:
     @property
     def world_tokens(self) -> int:
         """Of an image."""
-        return (1 + STEPS) * (self.side // self.patch) ** 2
+        return self.queries or (1 + STEPS) * (self.side // self.patch) ** 2
 
     def told(self) -> str:
         """In words."""
@@ -49,6 +51,7 @@ SETTINGS = {
     "worldlet": Setting(side=8, patch=4, images=8, updates=13, rounds=7),
     "wide": Setting(side=28, patch=4, layers=6),
     "long": Setting(side=28, patch=2, layers=4),
+    "wide latents": Setting(side=28, patch=4, queries=64, images=4, updates=13),
 }
 
 
@@ -60,10 +63,16 @@ def world_model(setting: Setting) -> tuple[LanguageModel, TheWorld]:
         latent_shape=(16, setting.side, setting.side),
         hidden_size=lm.hidden_size,
         embedding_rms=embedding_rms(lm.model),
-        layout=TokenLayout(name="patch", patch=setting.patch),
+        layout=_layout(setting),
     )
     lm = add_lora(lm, rank=16, alpha=32, dropout=0.0)
     return lm, TheWorld(lm.model, reader, num_world_steps=STEPS)
+
+
+def _layout(setting: Setting) -> TokenLayout:
+    if setting.queries is None:
+        return TokenLayout(name="patch", patch=setting.patch)
+    return TokenLayout(name="resampler", patch=setting.patch, queries=setting.queries)
 
 
 def rollouts(setting: Setting, images: int) -> Tensor:

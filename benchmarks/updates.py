@@ -109,11 +109,17 @@ class _Clock(Progress):
         self.ended.append(time.perf_counter())
 
 
-def take_turn(lm: LanguageModel, model: TheWorld, material: TrainData, batch: int, updates: int) -> Turn:
-    """Train so many updates of `batch` rows with a learning rate that changes nothing one could measure."""
+def take_turn(
+    lm: LanguageModel, model: TheWorld, material: TrainData, batch: int, updates: int, **settings: Any
+) -> Turn:
+    """Train so many updates of `batch` rows with a learning rate that changes nothing one could measure.
+
+    Args:
+        settings: others of `TrainConfig`.
+    """
     config = TrainConfig(
         store=Path(), questions=Path(), train_steps=updates, batch_size=batch, learning_rate=1e-9, device="cpu",
-        checkpoint_minutes=None,
+        checkpoint_minutes=None, **settings,
     )  # fmt: skip
     facts = TrainingFacts(
         config={}, numbered=True, recipe_id="", images_sha256="", questions_sha256="", lm="", versions={}, started=""

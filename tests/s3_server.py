@@ -61,6 +61,8 @@ class Faults:
     drops_metadata: bool = False
     refusal: tuple[int, str] | None = None
     """Status and S3's code of each answer, such as (403, "AccessDenied")."""
+    is_read_only: bool = False
+    """PUT, COPY and DELETE are answered 403."""
     cut_after: int | None = None
     """Bytes of an object after which the connection ends."""
     ignores_ranges: bool = False
@@ -71,6 +73,8 @@ class Faults:
     """Seconds that the server's clock is ahead."""
     dies_at: int | None = None
     """The number of the request, from 1, at which all connections end without an answer, and from which on."""
+    does_last: bool = False
+    """The request at which it dies is done, and only its answer is lost."""
     alter: Callable[[str, bytes], bytes] = field(default=lambda _name, content: content)
     """What a GET answers instead of an object's bytes."""
 
@@ -93,6 +97,18 @@ class S3Server(ThreadingHTTPServer):
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
+
+    def payload_bytes(self) -> int:
+        """Bytes of objects in the answers to all GETs in `asked`, as if none was lost or cut."""
+        return sum(map(self._answered_bytes, self.asked))
+
+    def _answered_bytes(self, line: str) -> int:
+        found = re.fullmatch(r"GET (.*?)(?: bytes=(\d*)-(\d*))?", line)
+        stored = None if found is None else self.objects.get(found[1])
+        if found is None or stored is None:
+            return 0
+        start, stop = _span(found[2] or "", found[3] or "", len(stored.content))
+        return max(0, stop - start)
 
     def variables(self) -> dict[str, str]:
         """What the environment of a client holds."""
@@ -152,6 +168,12 @@ def s3_server(*, seed: int = 0, page: int = 1000) -> Iterator[S3Server]:
             thread.join()
 
 
+def _span(first: str, last: str, size: int) -> tuple[int, int]:
+    """What `bytes=FIRST-LAST` means of an object of this size; both empty is all of it."""
+    start = int(first) if first else max(size - int(last), 0) if last else 0
+    return start, min(int(last) + 1, size) if first and last else size
+
+
 class _Answer(BaseHTTPRequestHandler):
     server: S3Server
     protocol_version = "HTTP/1.1"
@@ -195,12 +217,16 @@ class _Answer(BaseHTTPRequestHandler):
                 for share in (faults.lost, faults.unavailable, faults.conflicts, faults.resets)
             )
             dead = faults.dies_at is not None and len(server.asked) >= faults.dies_at
+            if dead and faults.does_last and len(server.asked) == faults.dies_at:
+                dead, lost = False, True
         if faults.latency_s:
             time.sleep(faults.latency_s)
         if dead or reset:
             self.close_connection = True
         elif faults.refusal is not None:
             self._refuse(*faults.refusal)
+        elif faults.is_read_only and method in ("PUT", "COPY", "DELETE"):
+            self._refuse(403, "AccessDenied")
         elif bucket != BUCKET:
             self._refuse(404, "NoSuchBucket")
         elif unavailable:
@@ -213,6 +239,8 @@ class _Answer(BaseHTTPRequestHandler):
                 self.close_connection = True
             else:
                 answer()
+        elif lost and faults.does_last:
+            self.close_connection = True
         elif "list-type" in query:
             self._list(query)
         else:
@@ -272,9 +300,7 @@ class _Answer(BaseHTTPRequestHandler):
         wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         if wanted is None or faults.ignores_ranges:
             return self._say(200, content, cut=faults.cut_after, **headers)
-        first, last = wanted.groups()
-        start = int(first) if first else max(len(content) - int(last), 0)
-        stop = min(int(last) + 1, len(content)) if first and last else len(content)
+        start, stop = _span(*wanted.groups(), len(content))
         if start >= stop:
             return self._refuse(416, "InvalidRange")
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"

@@ -8,11 +8,11 @@ configuration, nothing written; 3 finished, but more inputs failed than --max-ba
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -35,7 +35,7 @@ from .tokens import tokens
 from .train import train
 from .ui.command import ui
 
-_BEGIN, _WORK, _LOOK = "Begin", "Predict, train, evaluate", "Look at stores, costs, models"
+_BEGIN, _WORK, _LOOK = "Start here", "Predict, train, evaluate", "Inspect stores, costs, models"
 _EXPERIMENT, _SHARE = "Experiments", "Share a run"
 """Groups of commands in --help."""
 
@@ -62,6 +62,8 @@ _OF_THE_PLACE = {
 
 def main() -> None:
     """Entry point: our errors, and those of places that cannot be written, become one message and an exit code."""
+    if not gc.get_freeze_count():
+        gc.freeze()  # modules live until the end: not looked through for garbage again, a quarter of the time of --help
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn about it
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
         reconfigure(errors="surrogateescape")  # a path that is not UTF-8 goes out as it came in
@@ -118,6 +120,8 @@ def memory_message(error: BaseException, command: Sequence[str]) -> str:
 
 def _print_version(typed: bool) -> None:
     if typed:
+        from importlib.metadata import version
+
         from ..progress import print_lines
 
         print_lines(f"theworld {version('theworld')}")
@@ -148,12 +152,12 @@ _ASK = "theworld ask runs/1 photo.jpg 'where will the ball land?' --choices left
 app.command(rich_help_panel=_WORK, example=_ASK, page="docs/evaluation.md")(ask)
 app.command(rich_help_panel=_WORK, example="theworld ui runs/1", page="docs/evaluation.md")(ui)
 app.command(
-    rich_help_panel=_LOOK, example="theworld tokens --steps 0,8 --lm google/gemma-2-2b-it", page="docs/tokens.md"
+    rich_help_panel=_LOOK, example="theworld tokens --steps 0,8 --lm google/gemma-2-2b-it", page="docs/training.md"
 )(tokens)
 app.command(rich_help_panel=_LOOK, example="theworld worlds --json", page="docs/worlds.md")(worlds)
 _STUDY = "theworld study bench/latents --questions bench/questions.jsonl --arms text,steps0,rollout"
 app.command(rich_help_panel=_EXPERIMENT, example=_STUDY, page="docs/benchmark.md")(study)
-app.command(rich_help_panel=_EXPERIMENT, example="theworld policies runs/1 --rule static=0", page="docs/tokens.md")(
+app.command(rich_help_panel=_EXPERIMENT, example="theworld policies runs/1 --rule static=0", page="docs/training.md")(
     policies
 )
 app.command(

@@ -53,9 +53,9 @@ written before they existed keeps its id."""
 
 
 class Recipe(BaseModel):
-    """What one latent is. Frozen; two equal recipes and equal keys give equal latents."""
+    """Everything that decides a latent, besides its key: equal recipes and equal keys give equal latents."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
     kind: KindName = "rollout"
     world: Annotated[str, Field(min_length=1)]

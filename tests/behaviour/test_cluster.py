@@ -306,7 +306,7 @@ TRIED = {
     ),
     "the driver is killed (SIGKILL)": (
         "faults/test_jobs.py::test_workers_drivers_and_raylets_that_are_killed_lose_and_double_nothing",
-        "precompute/job/test_ray_local.py"
+        "precompute/job/workers/test_ray_local.py"
         "::test_folders_of_jobs_that_are_gone_are_removed_and_foreign_names_harm_nobody",
         "behaviour/test_cluster_page.py"
         "::test_where_the_driver_is_killed_its_workers_end_on_all_nodes_and_the_same_command_goes_on",

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from ..miniatures.lm import save_mini_lm, save_mini_store
 from ..miniatures.store import fill
 from ..miniatures.world_model import save_mini_world
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 
 
 def test_the_python_of_the_store_s_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,8 +74,10 @@ def test_the_commands_of_the_page_on_seeing_a_store_run(tmp_path: Path, monkeypa
     frames = {"kind": "frames", "denoise_steps": None, "compute_dtype": None}
     true = make_store(tmp_path / "videos", tmp_path / "t", world, **frames)
     names = {"STORE": make_store(images, tmp_path / "c", world).path, "IMAGES": images, "TRUE": true.path}
-    page = (DOCS / "cache.md").read_text()
-    commands = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    page = (DOCS / "store.md").read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    looks = ("theworld cache info", "theworld cache preview", "theworld cache verify")
+    commands = [line for block in blocks for line in block.splitlines() if line.startswith(looks)]
     assert len(commands) == 6
     for command in commands:
         words = [str(names.get(word, word)) for word in command.split()[1:]]
@@ -103,8 +107,9 @@ def test_the_reasons_an_input_may_fail_for_are_those_on_the_page_of_inputs() -> 
     assert {kind.phase for kind in KINDS.values()} <= set(FailureReason)
 
 
-def test_the_python_of_the_page_on_migration_runs() -> None:
-    [block] = re.findall(r"```python\n(.*?)```", (DOCS / "migration.md").read_text(), re.DOTALL)
+def test_the_python_that_replaces_rollouts_in_a_training_loop_runs() -> None:
+    page = (DOCS / "python.md").read_text().partition("## Replacing rollouts")[2]
+    [block] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names: dict[str, Any] = {}
     exec(block, names)
     assert names["logits"].shape[1] == names["ids"].shape[1] + 3 * 4  # three frames of 2 x 2 patches
@@ -127,20 +132,49 @@ def test_every_message_that_troubleshooting_explains_is_one_that_can_be_met() ->
 PAGES = sorted([DOCS.parent / "README.md", *DOCS.glob("*.md")])
 
 
-def commands_of(page: Path) -> list[list[str]]:
+def lines_of(page: Path) -> list[list[str]]:
+    """The words of each line of shell."""
     text = page.read_text().replace("\\\n", " ")
     blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", text, re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines() if line.startswith("theworld ")]
-    return [shlex.split(line, comments=True)[1:] for line in lines]
+    lines = (line for block in blocks for line in block.splitlines() if not line.startswith("ray()"))
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def commands_of(words: list[str]) -> Iterator[list[str]]:
+    """What follows `theworld` in a line: first, after Ray's `--`, within `sbatch --wrap`, or in our SLURM scripts."""
+    for number, word in enumerate(words):
+        if word == "theworld" and all(re.fullmatch(r"--|nice|\w+=.*", before) for before in words[:number][-1:]):
+            yield words[number + 1 :]
+        elif word == "--wrap":
+            yield from commands_of(shlex.split(words[number + 1]))
+        elif word == "configs/slurm.sh":
+            yield ["precompute", *words[number + 1 :]]
+        elif word == "configs/slurm_train.sh":
+            yield ["train", *words[number + 2 :], "--out", words[number + 1]]
+
+
+def parse(command: Any, words: list[str]) -> None:
+    """Parses and refuses; runs nothing."""
+    while hasattr(command, "commands"):  # down to the one that takes options
+        command = command.commands[words.pop(0)]
+    command.make_context("command", words)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "containers" / "README.md"], ids=lambda page: page.name)
 def test_every_command_of_a_page_is_one_that_can_be_typed(page: Path) -> None:
-    for words in commands_of(page):
-        command: Any = get_command(app)
-        while hasattr(command, "commands"):  # down to the one that takes options
-            command = command.commands[words.pop(0)]
-        command.make_context("theworld", words)  # parses and refuses; runs nothing
+    for line in lines_of(page):
+        for words in commands_of(line):
+            parse(get_command(app), [re.sub(r"^\$\w+/", "1/", word) for word in words])
+
+
+def test_every_command_of_ray_on_the_page_on_clusters_is_one_that_ray_knows() -> None:
+    from ray.scripts.scripts import cli
+
+    [ports] = re.findall(r'^ports="(.*)"$', (DOCS / "cluster.md").read_text(), re.MULTILINE)
+    lines = [line for line in lines_of(DOCS / "cluster.md") if line[0] == "ray"]
+    assert {" ".join(line[1:3]) for line in lines} >= {"start --head", "job submit", "job logs", "job stop"}
+    for line in lines:
+        parse(cli, [part for word in line[1:] for part in (ports.split() if word == "$ports" else [word])])
 
 
 def test_every_page_can_be_found_from_the_readme() -> None:
@@ -209,7 +243,9 @@ def test_the_commands_of_the_training_page_run(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "small.toml").write_text('[train]\nlm = "lm"\npatch = 2\nbatch_size = 4\ndevice = "cpu"\n')
     page = (DOCS / "training.md").read_text()
     commands = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
-    ours = [command.partition("#")[0] for command in commands if command.startswith("theworld")]
+    parts = [page.split(f"## {title}\n")[1].split("\n## ")[0] for title in ("Start and resume", "The Hub")]
+    blocks = [block for part in parts for block in re.findall(r"```sh\n(.*?)```", part, re.DOTALL)]
+    ours = [line.partition("#")[0] for block in blocks for line in block.splitlines()]
     assert len(ours) == 3
     for command in ours:
         words = [str(questions) if word == "QUESTIONS.jsonl" else word for word in command.split()[1:]]

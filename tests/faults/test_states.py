@@ -24,7 +24,8 @@ from theworld.pipeline.errors import DamagedShardError
 from theworld.pipeline.store.folder import StoreFormat, open_store
 from theworld.pipeline.store.reading.row_reader import RowReader
 from theworld.pipeline.store.records import read_record, record_path
-from theworld.pipeline.store.upkeep.repair import gc, repair
+from theworld.pipeline.store.upkeep.garbage import gc
+from theworld.pipeline.store.upkeep.repair import repair
 
 from .harness import (
     FORMATS,

@@ -30,9 +30,10 @@ from theworld.pipeline.files.tables.arrow import saved_files
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store.find import store_of
-from theworld.pipeline.store.folder import _Spec, load_store, open_store
+from theworld.pipeline.store.folder import load_store, open_store
 from theworld.pipeline.store.keys import snapshot
 from theworld.pipeline.store.keys.dropped import salvage
+from theworld.pipeline.store.manifest import StatedSpec
 from theworld.pipeline.store.promises import promised_and_gone, unmade_keys
 from theworld.pipeline.store.upkeep.retire import finish_retirements
 from theworld.pipeline.store.upkeep.summary import summarise
@@ -377,7 +378,7 @@ def _read_world(folder: Path) -> None:
         height, width = source.card.height, source.card.width
         recipe = Recipe(world=source.identity, height=height, width=width, rollout_steps=2)
         source.weight_bytes()
-        _Spec.model_validate(asdict(spec))  # as the store does that is made of it
+        StatedSpec.model_validate(asdict(spec))  # as the store does that is made of it
         operations_of(source, recipe)
         size_multiple(source.family, read_configs(source.folder))
 
@@ -687,7 +688,7 @@ def readers(seeds: Seeds) -> list[Reader]:
                 "train.runs.meta:read_meta",
                 "train.evaluation.results.saved:read_saved",
                 "train.evaluation.live_answer:read_gate",
-                "train.runs.hub:read_saved",
+                "train.runs.hub:_read",
             ),
             cases=lambda s: s.run("*.json"),
             use=_use_run,
@@ -813,7 +814,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="speeds.json",
-            covers=("pipeline.matmul_speed:read_saved",),
+            covers=("pipeline.matmul_speed:_read",),
             cases=lambda s: s.speeds,
             use=lambda folder: matmul_speed._read(folder / "speeds.json"),
         ),

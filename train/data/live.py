@@ -1,7 +1,7 @@
 """Latents rolled out in the training loop instead of read from a store, for comparison.
 
 Questions, order, frames and dtype are the same, so the loss equals that from the store within the tolerance that
-docs/cache.md states. Nothing is kept: each epoch rolls out again.
+docs/store.md states. Nothing is kept: each epoch rolls out again.
 """
 
 from __future__ import annotations

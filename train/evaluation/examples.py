@@ -179,7 +179,7 @@ def _films(example: ReportExample, clip: Film) -> Html:
     true = film(
         clip.true,
         rate=clip.rate,
-        caption="What truly came",
+        caption="True future",
         label=f"true future of {image}",
         alt=f"Frames of the true future of {image}",
     )

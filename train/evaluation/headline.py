@@ -55,17 +55,17 @@ def headline(runs: Named, pair: Pair | None, blind: Iterable[tuple[str, str]] = 
     first = runs[0][1]
     count = (accuracy_of(first, kind) or first.overall).total
     about = "about what happens next" if kind else "of all types"
-    split = "" if first.split is None else f" of split {first.split}"
+    split = "" if first.split is None else f"{first.split} "
     sentences = [
         "A world model saw one image and predicted what happens next.",
         "A language model then answered questions: one adapter reads the predicted future, another the image alone.",
-        f"Asked {count:,} questions{split} {about}, they gave this share of correct answers:",
+        f"Of {count:,} {split}questions {about}, they answered this share correctly:",
     ]
     if pair is None:
         sentences = [
             "A run is a frozen language model with a trained adapter, which reads what a world model made of an image.",
-            f"Asked {count:,} questions{split} {about}, {'they gave' if len(runs) > 1 else 'it gave'} this share of "
-            "correct answers:",
+            f"Of {count:,} {split}questions {about}, {'they' if len(runs) > 1 else 'it'} answered this share "
+            "correctly:",
         ]
     tiles = [
         _tile(WITH if pair and e is pair.with_future else WITHOUT if pair else name, e, kind, n)
@@ -90,23 +90,24 @@ def _chance(first: Evaluation, kind: str) -> str:
 
 
 def _notes(runs: Named, blind: Iterable[tuple[str, str]]) -> list[str | Html]:
-    alarm = '<span class="alarm">{{ name }}</span>: {{ text }}'
-    notes: list[str | Html] = [render(alarm, name=name, text=text) for name, e in runs for text in e.alarms]
-    notes += [render(alarm, name=run, text=text) for run, text in blind]
-    notes += [
-        f"{name} was evaluated by an earlier version: generated answers, calibration and cost are not "
-        "known. Evaluate it again"
-        for name, e in runs
-        if e.version < 2
-    ]
-    notes += [
-        f"the answers of {name} in own words were judged by rules of an earlier version: judge them by today's with "
-        "theworld evaluate --rescore"
-        for name, e in runs
-        if e.rules != RULES
-    ]
+    alarm = '<span class="alarm">{{ names }}</span>: {{ text }}'
+    texts = [*((name, text) for name, e in runs for text in e.alarms), *blind]
+    notes: list[str | Html] = [render(alarm, names=names, text=text) for text, names in _runs_by_note(texts)]
+    earlier = "generated answers, calibration and cost are not known. Evaluate it again"
+    scored = "generated answers were scored by earlier rules: theworld evaluate --rescore scores them again"
+    texts = [(name, f"evaluated by an earlier version: {earlier}") for name, e in runs if e.version < 2]
+    texts += [(name, scored) for name, e in runs if e.rules != RULES]
+    notes += [f"{names}: {text}" for text, names in _runs_by_note(texts)]
     return notes + [
         f"{name} was not asked {e.left_out:,} more questions, which are too long or have no latents"
         for name, e in runs
         if e.left_out
     ]
+
+
+def _runs_by_note(texts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Each note with the names of the runs that it is about."""
+    names: dict[str, list[str]] = {}
+    for name, text in texts:
+        names.setdefault(text, []).append(name)
+    return [(text, "; ".join(those)) for text, those in names.items()]

@@ -46,7 +46,7 @@ class Score(Figure):
 
     @property
     def by_cluster(self) -> str | None:
-        """The interval by cluster as text; None where each question is a cluster of its own."""
+        """The interval by cluster as text; None if each question is a cluster."""
         if self.clusters is None or self.clusters == self.total or self.cluster_low is None:
             return None
         _, _, interval = as_share(self.accuracy, self.cluster_low, self.cluster_high).partition(" ")
@@ -246,8 +246,8 @@ def alarms(predictions: Sequence[Prediction], *, arm: str = "rollout") -> tuple[
     right = sum(p.correct for p in predictions)
     if arm == "text" and not blind and len(predictions) >= BINS and right >= BLIND * len(predictions):
         blind = (
-            f"shown no image and no future, this run answers {right / len(predictions):.0%} right: the questions give "
-            "their answers away, so accuracy on them shows nothing of what a reader sees"
+            f"without image and future, this run answers {right / len(predictions):.0%} correctly: the questions give "
+            "their answers away, so accuracy on them does not show what a reader reads"
         )
     near = "" if blind or arm == "text" else _blind_alarm(predictions)
     return tuple(filter(None, (blind, near, _ranking_alarm(predictions))))
@@ -281,16 +281,15 @@ def _ranking_alarm(predictions: Sequence[Prediction]) -> str:
         ranked, generated = sum(p.correct for p in group), sum(bool(p.generated_correct) for p in group)
         if group and abs(ranked - generated) > ALARM * len(group):
             p_value = paired_p_value((p.cluster, p.correct, bool(p.generated_correct)) for p in group)
-            shares = f"{100 * ranked / len(group):.1f} % against {100 * generated / len(group):.1f} % in own words"
+            shares = f"{100 * ranked / len(group):.1f} % ranked, {100 * generated / len(group):.1f} % generated"
             differences.append(f"{kind or 'all'} {shares} (exact p {p_value:.2g})")
     if not differences:
         return ""
     stray = sum(not _is_choice(p) for p in generated_answers)
     named = name_some(differences, most=ALARMS_NAMED)
     return (
-        f"ranking choices and own words differ by more than {100 * ALARM:g} points: {named}. "
-        f"{stray} of {len(generated_answers)} answers in own words are none of the choices: ranking shows what the "
-        "reader knows of the choices, own words what it says without them"
+        f"accuracy of ranked choices and of generated answers differs by more than {100 * ALARM:g} points: {named}. "
+        f"{stray} of {len(generated_answers)} generated answers are none of the choices"
     )
 
 

@@ -16,6 +16,18 @@ TITLES = {
     "rollout wrong": "temporal, rollout ends wrongly",
 }
 """What a page calls a calibration, by its name in an evaluation."""
+_INPUTS = {
+    "rollout": "the predicted future",
+    "frozen": "the first frame, repeated",
+    "shuffled": "another scene's future",
+    "reversed": "the future, backwards",
+    "noise": "noise as the future",
+    "true": "the true future",
+    "steps0": "the first frame alone",
+    "text": "no image",
+}
+"""What the reader is shown, by arm."""
+_FEW = 5  # answers in a bin of a calibration, below which its accuracy says nothing
 _WORDS = 12  # answers of a type that a figure shows; the rest are rare
 
 Named = Sequence[tuple[str, Evaluation]]
@@ -38,7 +50,7 @@ def ablation_figure(trained: Sequence[Evaluation], swaps: Sequence[Evaluation], 
     for n, e in enumerate(trained):
         compared = [e, *(swap for swap in swaps if swap.run == e.run)]
         members = [
-            _bar(f"shown: {evaluation.arm}, {evaluation.steps} steps", score, n)
+            _bar(_input_of(evaluation, e), score, n)
             for evaluation in compared
             if (score := accuracy_of(evaluation, kind)) is not None
         ]
@@ -50,8 +62,14 @@ def ablation_figure(trained: Sequence[Evaluation], swaps: Sequence[Evaluation], 
     return bars(title, f"Accuracy by input shown, {kind or 'all'} questions; values in the details", groups)
 
 
+def _input_of(one: Evaluation, own: Evaluation) -> str:
+    """What an evaluation showed, in words."""
+    words = f": {_INPUTS[one.arm]}" if one.arm in _INPUTS else ""
+    return f"{one.arm}{words}" if one.steps == own.steps else f"{one.arm}, {one.steps} steps"
+
+
 def price_figure(runs: Named, kind: str, price: str, label: str) -> Html:
-    """Accuracy of a question type against a cost; nothing for fewer than three runs, which a table shows as well.
+    """Accuracy of a question type against a cost; nothing for fewer than three runs, or if all cost the same.
 
     A line joins the runs that no other one is both better and cheaper than.
 
@@ -61,7 +79,7 @@ def price_figure(runs: Named, kind: str, price: str, label: str) -> Html:
     """
     costs = [(n, name, getattr(e, price), accuracy_of(e, kind)) for n, (name, e) in enumerate(runs)]
     points = [(n, name, float(x), y) for n, name, x, y in costs if x is not None and y is not None]
-    if len(points) < 3:
+    if len(points) < 3 or len({x for _, _, x, _ in points}) < 2:
         return Html("")
     best = pareto([(x, y.accuracy) for _, _, x, y in points])
     front = sorted((points[index][2], points[index][3].accuracy) for index in best)
@@ -97,13 +115,19 @@ def calibration_figures(runs: Named) -> list[Html]:
         calibrations = [(n, name, e.calibration[group]) for n, (name, e) in enumerate(runs) if group in e.calibration]
         if not calibrations:
             continue
-        curves = [Curve("as confident as correct", [Point(0, 0), Point(1, 1)], ink=7, dashed=True, dots=False)]
+        curves = [Curve("perfectly calibrated", [Point(0, 0), Point(1, 1)], ink=7, dashed=True, dots=False)]
         for n, name, calibration in calibrations:
-            weighted = [(b.confidence, b.accuracy, b.questions / calibration.questions) for b in calibration.bins]
-            curves.append(Curve(name, [Point(x, y, weight=weight) for x, y, weight in weighted], ink=n))
+            points = [
+                Point(b.confidence, b.accuracy, weight=b.questions / calibration.questions)
+                for b in calibration.bins
+                if b.questions >= _FEW
+            ]
+            curves.append(Curve(name, points, ink=n))
+        if not any(curve.points for curve in curves[1:]):
+            continue
         drawn.append(
             plot(
-                f"Calibration, {title} (larger dots: more answers)",
+                f"Calibration, {title}: accuracy by probability (larger dots: more answers; bins of {_FEW} or more)",
                 f"Share of correct answers against their probability, by run, {title}",
                 curves,
                 x_label="probability of the answer",

@@ -75,10 +75,10 @@ def run_page(
     pair = pair_of(trained)
     words, names = {}, [name for name, _ in runs]
     if pair is not None:
-        names = [WITH if e is pair.with_future else WITHOUT for e in trained]
+        names = [(WITH if e is pair.with_future else WITHOUT).capitalize() for e in trained]
         helped, misled = "the future helped", "the future misled"
         words = {"win": helped, "loss": misled} if trained[0] is pair.with_future else {"win": misled, "loss": helped}
-    chosen = examples(trained, outcomes, names=[name[:1].upper() + name[1:] for name in names])
+    chosen = examples(trained, outcomes, names=names)
     sections = [
         ("Rollouts, questions and answers", example_cards(chosen, draw, words)),
         ("Figures", _figures(runs, trained, swaps)),

@@ -45,7 +45,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Points of one color."""
+    """A curve, or points without one, in one color."""
 
     name: str
     points: Sequence[Point]
@@ -70,8 +70,8 @@ _BARS = """<figure><figcaption>{{ title }}</figcaption>
 """
 _DIFFERENCES = """<figure><figcaption>{{ title }}</figcaption>
 <svg viewBox="0 0 360 {{ height }}" role="img" aria-label="{{ alt }}">\
-<line class="axis" x1="{{ zero }}" x2="{{ zero }}" y1="0" y2="{{ height }}"/>
-{% for bar in bars %}<g class="{{ bar.ink }}"><text x="0" y="{{ bar.y }}">{{ bar.name }}</text>\
+{% for bar in bars %}<line class="axis" x1="{{ zero }}" x2="{{ zero }}" y1="{{ bar.top }}" y2="{{ bar.bottom }}"/>
+<g class="{{ bar.ink }}"><text x="0" y="{{ bar.y }}">{{ bar.name }}</text>\
 <text class="end" x="360" y="{{ bar.y }}">{{ bar.text }}</text>\
 {% if bar.low %}<line class="span" x1="{{ bar.low }}" x2="{{ bar.high }}" y1="{{ bar.mid }}" y2="{{ bar.mid }}"/>\
 {% endif %}<circle class="fill" cx="{{ bar.at }}" cy="{{ bar.mid }}" r="4"/></g>
@@ -214,6 +214,7 @@ def _named(bar: Bar, y: int) -> dict[str, object]:
         "y": f"{y + 14}",
         "top": f"{y + 19}",
         "mid": f"{y + 23.5}",
+        "bottom": f"{y + 28}",
     }
 
 

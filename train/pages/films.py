@@ -25,7 +25,7 @@ _COARSE = 96
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Film:
-    """A predicted future, and what truly came where that is known."""
+    """A predicted future, and the true one if it is known."""
 
     predicted: Frames
     rate: float

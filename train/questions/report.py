@@ -254,9 +254,9 @@ def blind_warning(asked_by_type: Mapping[str, Sequence[tuple[str, str]]]) -> str
     if not blind:
         return ""
     return (
-        f"the commonest answer to each wording is right for {name_some(blind, most=_TOP)}, so a reader that sees no "
-        "image and no future can answer them: their accuracy shows nothing of what it sees. Balance the answers to "
-        "each wording, or compare with a run of --arm text"
+        f"the commonest answer to each wording is correct for {name_some(blind, most=_TOP)}. So a reader can answer "
+        "them without image and future, and their accuracy does not show what it reads. Balance the answers to each "
+        "wording, or compare with a run of --arm text"
     )
 
 

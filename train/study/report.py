@@ -14,6 +14,7 @@ from typing import Any
 from ...pipeline.files.atomic import replace
 from ..pages import intervals
 from ..pages.html import Html, bullets, document, figures, image, paragraph, render, table, together
+from .arm_colors import page_color_of
 from .figures import (
     abstention_figure,
     arms_figures,
@@ -86,9 +87,9 @@ def _summary(results: Results) -> Html:
             ),
             _shares(results),
             paragraph(
-                f"Asked were {scene_counts}, after {study['primary']:,} labelled scenes, over {study['seeds']} seeds. "
-                "In brackets: the 95 % interval over other test scenes and other seeds; the labelled scenes and the "
-                "world model are the same throughout."
+                f"Each arm was trained on {study['primary']:,} labelled scenes with {study['seeds']} seeds, and tested "
+                f"on {scene_counts}. The 95 % intervals are over other test scenes and other seeds; the labels "
+                "and the world model are the same in all arms."
             ),
             bullets(lines),
         ]
@@ -112,7 +113,7 @@ def _shares(results: Results) -> Html:
                     "name": name,
                     "share": share,
                     "interval": interval.rstrip("]").replace(", ", " to "),
-                    "ink": f"c{len(tiles)}",
+                    "ink": f"c{page_color_of(results, arm)}",
                 }
             )
     return render(_SHARES, tiles=tiles) if tiles else Html("")

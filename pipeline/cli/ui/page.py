@@ -27,12 +27,14 @@ button { font: inherit; margin-top: .8rem; padding: .45rem 1.2rem; border: 0; bo
   margin-top: 1.2rem }
 .card { border: 1px solid var(--line); border-radius: 8px; padding: .8rem } .card img { width: 100%; max-width: 22rem;
   image-rendering: auto; border-radius: 4px } .answer { font-size: 1.3rem; font-weight: 600 }
-table { width: 100%; border-collapse: collapse } td { padding: .1rem .4rem .1rem 0 } meter { width: 6rem }
+table { width: 100%; border-collapse: collapse } td { padding: .1rem .4rem .1rem 0 }
+meter { width: 100%; min-width: 6rem } td:first-child { width: 30% }
+td:last-child { width: 4.5rem; text-align: right; padding-right: 0 }
 #notes { color: var(--bad) } #notes li { margin: .3rem 0 } [hidden] { display: none }
 </style></head><body>
 <h1>Ask {{ run }}</h1>
-<p class="soft">The image is rolled forward by {{ world }}, {{ horizon }}. The same run answers twice: from the image
-alone, and with its predicted future. Nothing leaves this computer.</p>
+<p class="soft">The world model {{ world }} predicts the future of your image, {{ horizon }}. The run answers twice:
+from the image alone, and with its predicted future. Nothing leaves this computer.</p>
 <form id="form">
 <label id="drop">Drop an image here, or click to choose one <input id="file" type="file" accept="image/*" class="soft">
 </label>
@@ -46,7 +48,7 @@ placeholder="where will the ball land?"></label>
 <div class="row" id="result" hidden>
 <section class="card"><h2>Image</h2><img id="picture" alt="The image that was asked about"></section>
 <section class="card"><h2>Predicted future <span id="time" class="soft"></span></h2>
-<img id="future" alt="The predicted future, playing" hidden><p id="waiting" class="soft">rolling out …</p></section>
+<img id="future" alt="The predicted future, playing" hidden><p id="waiting" class="soft">predicting …</p></section>
 <section class="card"><h2>Answer without the future</h2><div id="without"></div></section>
 <section class="card"><h2>Answer with the future</h2><div id="with"></div></section>
 </div>

@@ -1,4 +1,4 @@
-"""Paths of this machine, and URLs of buckets: `Path` turns a URL into a folder called `s3:`, which is noticed here."""
+"""Paths of this machine, told apart from URLs of buckets, which `Path` would turn into a folder called `s3:`."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def require_local(place: str | os.PathLike[str]) -> Path:
         safe_url = hide_passwords(f"{url[1]}://{text[url.end() :]}")
         raise ConfigError(
             f"{safe_url} is a URL, and here goes a path of this machine: copy what is there to a folder, and name "
-            "that. Only stores, and the inputs of precompute, may be in a bucket (s3://, gs://, az://); a data set of the "
-            "Hugging Face Hub is hf:ORG/NAME"
+            "that. Only stores, and the inputs of precompute, may be in a bucket (s3://, gs://, az://); a data set of "
+            "the Hugging Face Hub is hf:ORG/NAME"
         )
     return Path(text)
 

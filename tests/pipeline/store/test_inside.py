@@ -21,7 +21,8 @@ from theworld.pipeline.files.inside import held_folder, require_inside
 from theworld.pipeline.files.plain import has_content, read_file
 from theworld.pipeline.store.folder import LatentStore, open_store
 from theworld.pipeline.store.ledger import Failure
-from theworld.pipeline.store.upkeep.repair import gc, repair
+from theworld.pipeline.store.upkeep.garbage import gc
+from theworld.pipeline.store.upkeep.repair import repair
 from theworld.pipeline.store.upkeep.transfer import export, merge
 from theworld.pipeline.store.upkeep.verify import verify
 

@@ -101,7 +101,7 @@ def test_ranking_and_own_words_that_differ_by_more_than_two_points_raise_an_alar
     assert alarms([*alike[:98], *(told(n, "no", "no", generated="cat") for n in range(98, 100))]) == ()  # two points
     found = alarms([*alike[:97], *(told(n, "no", "no", generated="cat") for n in range(97, 100))])
     assert len(found) == 1
-    assert all(words in found[0] for words in ["100.0 % against 97.0 %", "3 of 100", "none of the choices"])
+    assert all(words in found[0] for words in ["100.0 % ranked, 97.0 % generated", "3 of 100", "none of the choices"])
     assert alarms([told(0, "no", "no")]) == ()  # an older evaluation has no own words
     assert generation([told(0, "no", "no")]) is None
 
@@ -110,7 +110,7 @@ def test_answers_that_need_no_image_raise_an_alarm() -> None:
     always = [told(n, "no", "no") for n in range(10)]
     [found] = alarms(always)
     assert "100% of all questions together" in found
-    assert "shows nothing of what it sees" in found
+    assert "does not show what it reads" in found
     assert alarms(always[:9]) == (), "too few to say"
     words = ("no", "yes")
     varied = [told(n, words[n % 2], words[n % 2]).model_copy(update={"type": "open"}) for n in range(10, 50)]
@@ -118,7 +118,7 @@ def test_answers_that_need_no_image_raise_an_alarm() -> None:
     assert "100% of questions of type temporal" in found
     assert alarms(varied) == ()
     [found] = alarms(varied, arm="text")
-    assert "shown no image and no future, this run answers 100% right" in found
+    assert "without image and future, this run answers 100% correctly" in found
     wrong = [told(n, "no", "yes").model_copy(update={"type": "open"}) for n in range(50, 60)]
     assert alarms([*varied, *wrong], arm="text") == ()
 

@@ -126,13 +126,19 @@ def test_every_picture_decodes_and_is_described(page: Page) -> None:
         assert len(found["alt"] or "") > 20
 
 
+def test_a_calibration_of_a_few_answers_is_not_drawn(page: Page) -> None:
+    drawn = [name for name in page.drawings if "probability" in name]
+    assert drawn == ["Share of correct answers against their probability, by run, all questions"]
+
+
 def test_figures_are_drawings_with_a_description_and_no_style_of_their_own(page: Page) -> None:
-    assert page.tags.count("svg") == len(page.drawings) == 1 + 1 + 3 + 2  # accuracy, ablations, calibration, answers
+    assert page.tags.count("svg") == len(page.drawings) == 1 + 1 + 1 + 2  # accuracy, ablations, calibration, answers
     assert all(len(name) > 20 for name in page.drawings)
 
 
 def test_three_runs_have_figures_of_their_cost_and_a_section_without_content_is_left_out() -> None:
-    runs = [evaluation("a", 18), evaluation("b", 9, world_tokens=4), evaluation("c", 12, world_tokens=9)]
+    fast = {"world_tokens": 4, "rollout_seconds": 0.1}
+    runs = [evaluation("a", 18), evaluation("b", 9, **fast), evaluation("c", 12, world_tokens=9)]
     three, one = Page(run_page(runs)), Page(run_page(runs[:1]))
     for label in ("world tokens per question", "rollout seconds per image"):
         assert any(f"against {label}" in name for name in three.drawings)
@@ -158,7 +164,7 @@ def test_it_says_what_a_reviewer_asks_for(page: Page) -> None:
     for words in [
         "0.900 [0.699, 0.972]", "McNemar", "Holm", "generated", "balanced", "chance 0.500", "minimal pairs",
         "expected calibration error", "rollout ends wrongly", "world tokens per question", "rollout seconds per image",
-        "frozen", "the future helped", "With the future", "Without it", "What truly came",
+        "frozen", "the future helped", "With the future", "Without it", "True future",
     ]:  # fmt: skip
         assert words in page.text, words
     assert re.search(r"p\d?, adjusted", page.text)

@@ -77,7 +77,7 @@ def test_blind_is_what_the_wording_alone_gives_away() -> None:
     assert blind_warning(asked_by_type(own_words)) == ""
     one = [question(n, type="static", question="red?", answer="yes") for n in range(10)]
     both = blind_warning(asked_by_type([*own_words, *one]))
-    assert both.startswith("the commonest answer to each wording is right for 100% of questions of type static, so")
+    assert both.startswith("the commonest answer to each wording is correct for 100% of questions of type static. So")
     assert blind_warning(asked_by_type([*own_words, *one[:9]])) == "", "too few to say"
 
 

@@ -182,7 +182,7 @@ def test_the_plan_of_a_precompute_counts_alike() -> None:
         assert TokenLayout(name=name, patch=2).count(9, 28, 28, channels=16) == count
 
 
-PAGE = (Path(__file__).parents[3] / "docs" / "tokens.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "training.md").read_text()
 
 
 def test_the_page_s_table_is_what_the_command_counts() -> None:

@@ -24,7 +24,7 @@ from theworld.precompute.worlds.arithmetic import cosmos_forward_flops, wan_enco
 from theworld.precompute.worlds.cosmos.forward import LeanTransformer
 from theworld.precompute.worlds.source import WorldSource, resolve_world
 
-PAGE = Path(__file__).parents[4] / "docs" / "cosmos.md"
+PAGE = Path(__file__).parents[4] / "docs" / "worlds.md"
 
 
 @pytest.mark.parametrize(
