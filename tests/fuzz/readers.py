@@ -511,7 +511,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: retiring",
-            covers=("pipeline.store.upkeep.retire:_read_note", "pipeline.files.plain:read_json_text"),
+            covers=("pipeline.files.places.folder:Folder.read",),
             cases=lambda s: s.stores_with("retiring/*"),
             use=_finish_retirements,
             mends=(_reseal,),
@@ -548,8 +548,8 @@ def readers(seeds: Seeds) -> list[Reader]:
                 *store_files,
                 *("pipeline.store.upkeep.names:_is_sound", "pipeline.store.upkeep.names:sound_records"),
                 "pipeline.store.upkeep.names:is_in_place",
-                "pipeline.store.upkeep.verify:_bytes_problem",
-                "pipeline.store.upkeep.verify:_row_problem",
+                "pipeline.store.upkeep.shard_checks:_bytes_problem",
+                "pipeline.store.upkeep.shard_checks:_row_problem",
             ),
             cases=lambda s: s.stores_with("shards/*", "c/*/*", "latents/c/**/*", "latents/c/*/*/*/*/*"),
             use=_verify_store,
@@ -789,7 +789,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="studies: units",
-            covers=("train.study.folder:read_answers",),
+            covers=("train.study.folder:read_answers", "pipeline.files.plain:read_json_text"),
             cases=lambda s: s.study_files("units/*"),
             use=units,
         ),
