@@ -265,18 +265,7 @@ class Bucket(Place):
         Raises:
             StoreError: this bucket cannot keep a store that several processes write, and why.
         """
-        prove_conditions(self, endpoint=self.endpoint, writer_of=self._writer_of)
-
-    def _writer_of(self, name: str) -> str:
-        """The token that the writer of an object put beside it; empty where there is none.
-
-        Raises:
-            FileNotFoundError: there is no such object.
-        """
-        identity = self._identity(name)
-        if identity is None:
-            raise FileNotFoundError(f"there is no {self}/{name}")
-        return str(identity[0] or "")
+        prove_conditions(self, endpoint=self.endpoint, writer_of=self._token)
 
     def _key(self, name: str) -> str:
         return "/".join(part for part in (self._prefix, name) if part)
