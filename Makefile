@@ -12,7 +12,7 @@ TORCH := torch==2.13.0 $(if $(shell command -v nvidia-smi),,--extra-index-url ht
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo install evidence evidence2 evidence2-stores test test-fast pythons faults slurm hosts check docs audit bench clean
+.PHONY: demo install evidence evidence2 evidence2-stores test test-fast pythons faults slurm hosts containers check docs audit bench clean
 .DELETE_ON_ERROR:  # a Python without its venv module leaves half an environment
 
 # the first line of a recipe that is about to call $(PYTHON)
@@ -103,6 +103,9 @@ docs: $(VENV)/.installed-dev  ## the pages of docs/ as a site in build/site; ope
 
 hosts: $(VENV)/.installed-dev  ## docs/cluster.md by trial: Ray on three hosts made of namespaces: Linux, root, iproute2
 	THEWORLD_TEST_HOSTS=1 $(BIN)/python -m pytest tests/behaviour/test_cluster_page.py
+
+containers: $(VENV)/.installed-dev  ## the steps of containers/, by trial, without a builder: Linux, root, debootstrap, 12 GB
+	$(BIN)/python -m tests.container_steps
 
 audit:  ## known advisories about the tested versions; asks PyPI, so `check` cannot
 	$(needs-python)

@@ -92,7 +92,7 @@ def _measure(report: Figures, parts: list[str], folder: Path, rounds: int, *, qu
                 report["warm"] = warm(server, folder, rounds, epochs=2 if quick else 8)
                 _show(f"{what}: warm", report["warm"])
     if "training" in parts:
-        report["training"] = training(folder.parent / "training", rounds=1 if quick else 3, quick=quick)
+        report["training"] = training(folder.parent / "training", rounds=-(-rounds // 4), quick=quick)
         _show(f"training, {1000 * LATENCY_S:.0f} ms a request", report["training"])
 
 

@@ -21,7 +21,7 @@ _AMD = "https://www.amd.com/en/products/accelerators/instinct"
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """One model of a GPU."""
+    """A GPU model: its name, memory and speed."""
 
     name: str
     memory_gb: float

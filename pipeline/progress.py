@@ -45,7 +45,7 @@ LOG_EVERY_S = 10.0
 
 
 class Bar(Protocol):
-    """Counts what is done."""
+    """A progress bar: counts what is done."""
 
     def advance(self, count: int, *, failed: int = 0, note: str = "") -> None:
         """Count `count` more; `failed` is the total of failures so far, `note` a figure to show.
@@ -94,7 +94,7 @@ class Progress:
             self._print(line)
 
     def warn(self, line: str) -> None:
-        """The same for what a person must not miss: it is shown with --quiet, too, and once if it is said again."""
+        """Print a warning, once if it is repeated; --quiet does not silence it."""
         if line not in self._warnings:
             self._warnings.add(line)
             self._print_warning(line)

@@ -15,6 +15,7 @@ from ..errors import ConfigError
 from ..messages import split_names
 from . import options
 from .early import require_file
+from .loading import no_garbage
 from .options import Device, Json, Quiet
 from .settings import settings_of
 
@@ -63,14 +64,15 @@ def ask(
     progress, where = Progress.on_stderr(quiet=quiet), options.device_name(device)
     require_file(image, "image")
     progress.say(f"loading {run} …")
-    from ...precompute.live.world import LazyRollout
-    from ...train.evaluation.draws import ask_draws
-    from ...train.evaluation.live_answer import LiveAnswer, answer_live
-    from ...train.runs.folder import load_run
-    from ...train.runs.sizes import one_answer
-    from ..device_memory import GIB
+    with no_garbage():
+        from ...precompute.live.world import LazyRollout
+        from ...train.evaluation.draws import ask_draws
+        from ...train.evaluation.live_answer import LiveAnswer, answer_live
+        from ...train.runs.folder import load_run
+        from ...train.runs.sizes import one_answer
+        from ..device_memory import GIB
 
-    loaded = load_run(run, lm=lm, device=where, memory=memory, progress=progress)
+        loaded = load_run(run, lm=lm, device=where, memory=memory, progress=progress)
     left = None if memory is None or loaded.sizes is None else memory - one_answer(loaded.sizes).total / GIB
     rollout = LazyRollout(loaded.meta.recipe, image, world=world, device=where, memory=left, progress=progress)
     if preview is not None:
@@ -80,7 +82,8 @@ def ask(
         raise ConfigError("--draws rolls several futures out, --adaptive decides whether to roll out: choose one")
     how: dict[str, Any] = {"steps": steps, "image": image, "writing": writing, "progress": progress}
     if draws is None:
-        live = answer_live(loaded, rollout.see, question, offered or None, adaptive=adaptive, type=kind, **how)
+        with no_garbage():  # the world model and its libraries load when they are first wanted
+            live = answer_live(loaded, rollout.see, question, offered or None, adaptive=adaptive, type=kind, **how)
     else:
         rollout.require_draws()
         started = time.perf_counter()

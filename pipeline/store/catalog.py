@@ -17,10 +17,11 @@ import numpy as np
 
 from ..errors import DamagedShardError
 from ..files.places.place import Place
+from ..files.sealed import seal
 from .keys.index import Index
 from .keys.runs import Run, Shard, Stamp, record_tags, shard_of
 from .keys.snapshot import Snapshot, read_snapshot, write_snapshot
-from .records import ShardRecord, damaged, read_sealed, record_name, record_path, record_seal
+from .records import ShardRecord, damaged, read_sealed, record_name, record_path, record_seal, seal_of
 
 _THREADS = 16
 """Look at the records of a copy: on a network file system each takes a millisecond, nearly all of it waiting."""
@@ -78,21 +79,18 @@ class Catalog:
         self._tags |= {number: listed[number] for number in (*bad, *(shard.number for shard in shards))}
         return gone
 
-    def add(self, record: ShardRecord, seal: int) -> None:
-        """Know a record that this process has just committed, without listing the others.
-
-        Args:
-            seal: the first 64 bits of its seal.
-        """
+    def add(self, record: ShardRecord) -> None:
+        """Know a record that this process has just committed, without listing the others."""
         if not self.is_loaded or record.shard in self._tags:
             return
         try:
             entry = self._store.entry(record_name(record.shard))
         except (OSError, ValueError):
             return
-        if entry is None:  # moved away already
+        seal_bits = seal_of(seal(record.to_json()))
+        if entry is None or seal_bits is None:  # moved away already
             return
-        self.index = self.index.with_shards([shard_of(record, Stamp(entry.tag, seal))])
+        self.index = self.index.with_shards([shard_of(record, Stamp(entry.tag, seal_bits))])
         self._tags[record.shard] = entry.tag
 
     def learn(self, number: int, *, tolerate_damage: bool) -> bool:

@@ -21,10 +21,12 @@ from ..files import atomic
 from ..files.places.folder import Folder
 from ..files.places.place import Place
 from ..files.sealed import seal
-from .records import ShardRecord, record_name, record_path, seal_of
+from .records import ShardRecord, record_name, record_path
 
 LOST_AND_FOUND = "lost+found"
 """The folder of a store for what was taken out of the way. Nothing reads it, and only a person empties it."""
+MOST_PLACING_S = 45 * 60.0
+"""From the start of a payload's writing to its record. gc takes away no payload that is younger than an hour."""
 
 
 def leftovers(store: Path, *, quick: bool = False) -> list[Path]:
@@ -46,12 +48,12 @@ def leftovers(store: Path, *, quick: bool = False) -> list[Path]:
     return sorted(found)
 
 
-def place_payload(store: Place, payload: Path | bytes, name_of: Callable[[int], str], *, first: int, top: str) -> int:
+def place_payload(store: Place, temp: Path, name_of: Callable[[int], str], *, first: int, top: str) -> int:
     """Allocate a shard number by placing the finished payload under the first free one.
 
     Args:
         store: nothing is written out of it.
-        payload: a file of `Place.staging`, already durable; or its bytes, for a place that needs no file.
+        temp: the payload, already durable.
         name_of: where the payload of a shard number belongs.
         first: the number to try first.
         top: the folder above all payloads.
@@ -62,10 +64,8 @@ def place_payload(store: Place, payload: Path | bytes, name_of: Callable[[int], 
     """
     number = first
     _refuse_links(store, top)
-    while any(map(store.is_in_doubt, (record_name(number), name_of(number)))) or not (
-        store.create(name_of(number), payload)
-        if isinstance(payload, bytes)
-        else store.create_from(name_of(number), payload)
+    while any(map(store.is_in_doubt, (record_name(number), name_of(number)))) or not store.create_from(
+        name_of(number), temp
     ):
         _refuse_links(store, top)  # else no number would ever be free
         number += 1
@@ -83,17 +83,26 @@ def link_on_the_way(path: Path, top: Path) -> Path | None:
     return next((folder for folder in folders if folder.is_symlink()), None)
 
 
-def publish_record(store: Place, record: ShardRecord) -> int:
+def require_quick(payload: Path | str, took_s: float) -> None:
+    """Refuse to commit a payload that took so long to place that gc may have it by now.
+
+    Raises:
+        StoreError
+    """
+    if took_s > MOST_PLACING_S:
+        raise StoreError(
+            f"{payload} took {took_s / 60:.0f} minutes to write, so gc may take it away as a leftover, and it is "
+            "not committed. Was this machine asleep? Else make smaller shards (--shard-size). Then run the same "
+            "command again"
+        )
+
+
+def publish_record(store: Place, record: ShardRecord) -> None:
     """Commit: make the sealed record of a placed payload appear.
 
-    Returns:
-        The first 64 bits of its seal.
     Raises:
         StoreError: the number has a record already, so somebody else wrote into this store by other rules.
     """
     path, content = record_path(store, record.shard), seal(record.to_json())
     if not store.create(record_name(record.shard), content):
         raise StoreError(f"{path} exists, though its number was ours alone. Was the folder copied into while in use?")
-    seal_bits = seal_of(content)
-    assert seal_bits is not None
-    return seal_bits

@@ -197,14 +197,10 @@ class LatentStore(StoreKeys, StoreLogs):
         """How rows are read: from files, by requests, or by way of a local cache."""
         return self._reader
 
-    def committed(self, record: ShardRecord, seal: int) -> None:
-        """Know a shard that was just committed, and tell others at times; for its writer, who looks for no others.
-
-        Args:
-            seal: the first 64 bits of its record's.
-        """
+    def committed(self, record: ShardRecord) -> None:
+        """Know a shard that was just committed, and tell others at times; for its writer, who looks for no others."""
         with self._lock:
-            self._catalog.add(record, seal)
+            self._catalog.add(record)
         if self._publishes:
             with suppress(StoreError):  # the shard is safe; the next publish tells of it, or says what is wrong
                 self.publish_at_times()

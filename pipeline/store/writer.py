@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Protocol, Self
 
 import xxhash
@@ -19,12 +18,9 @@ from ..files.sealed import seal, unseal
 from ..latents.keys import is_key
 from ..latents.recipe import Recipe
 from ..machine import running_seconds
-from .commit import place_payload, publish_record
+from .commit import place_payload, publish_record, require_quick
 from .formats.base import ShardLayout
 from .records import RECORD_LIMIT_BYTES, ShardRecord
-
-MOST_PLACING_S = 45 * 60.0
-"""From the start of a payload's writing to its record. gc takes away no payload that is younger than an hour."""
 
 
 class ShardTarget(Protocol):
@@ -43,33 +39,9 @@ class ShardTarget(Protocol):
         """The shard number to try first, where there is no plan or its number is taken."""
         ...
 
-    def committed(self, record: ShardRecord, seal: int) -> None:
-        """Know a record that was just published here, and the first 64 bits of its seal."""
+    def committed(self, record: ShardRecord) -> None:
+        """Know a record that was just published here."""
         ...
-
-
-def place_shard(
-    place: Place, layout: ShardLayout, record: ShardRecord, payload: Path | bytes, *, first: int
-) -> tuple[ShardRecord, int]:
-    """Place a payload, then its record with the number it got.
-
-    Args:
-        payload, first: as of `place_payload`.
-    Returns:
-        The record, and the first 64 bits of its seal.
-    Raises:
-        StoreError: the place refuses, or took so long that gc may have taken the payload away.
-    """
-    began = running_seconds()
-    number = place_payload(place, payload, layout.payload_name, first=first, top=layout.payload_folder)
-    if running_seconds() - began > MOST_PLACING_S:
-        raise StoreError(
-            f"{place.location(layout.payload_name(number))} took {(running_seconds() - began) / 60:.0f} minutes to "
-            "write, so gc may take it away as a leftover, and it is not committed. Was this machine asleep? Else "
-            "make smaller shards (--shard-size), then run the same command again"
-        )
-    record = record.model_copy(update={"shard": number})
-    return record, publish_record(place, record)
 
 
 class ShardWriter:
@@ -151,11 +123,21 @@ class ShardWriter:
                     if store.has_been_committed(list(self._keys), taken=first) and not again:
                         return None
                     first = store.free_number(taken=first)
-                record, seal = place_shard(store.place, store.layout, self._record(facts), temp.path, first=first)
+                record = self._place(self._record(facts), temp, first)
         finally:
             with suppress(OSError):
                 temp.discard()
-        store.committed(record, seal)
+        store.committed(record)
+        return record
+
+    def _place(self, record: ShardRecord, temp: TempFile, first: int) -> ShardRecord:
+        """Place the payload, then the record with the number it got."""
+        place, layout = self._store.place, self._store.layout
+        began = running_seconds()
+        number = place_payload(place, temp.path, layout.payload_name, first=first, top=layout.payload_folder)
+        require_quick(place.location(layout.payload_name(number)), running_seconds() - began)
+        record = record.model_copy(update={"shard": number})
+        publish_record(place, record)
         return record
 
     def _is_taken(self, number: int) -> bool:

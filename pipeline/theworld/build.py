@@ -44,7 +44,7 @@ Device = str | int | torch.device
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What stands behind a model."""
+    """The parts of a model, and the facts of its run."""
 
     lm: LanguageModel
     reader: Any

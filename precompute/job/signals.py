@@ -98,7 +98,7 @@ class Signals:
             raise Interrupted(_message(self.name))
 
     def _end_on_the_spot(self, numbers: bytes) -> None:
-        """Called in a thread of its own, as the main one may be in compiled code for minutes."""
+        """End the process from another thread, since the main one may be in compiled code for minutes."""
         for number in numbers:
             if self._heard is not None and number in _URGENT and not self._is_echo(number):
                 print_at_once(f"stopped on the spot by a second signal ({signal.Signals(number).name})")

@@ -38,7 +38,7 @@ class Memory:
 
     @classmethod
     def at_most(cls, weights: int, stages: Mapping[str, int], *, offloadable: int = 0) -> Memory:
-        """Of stages that follow one another: the one that takes most decides."""
+        """The memory of stages that follow one another: the largest one decides."""
         during = max(stages, key=lambda name: stages[name])
         return cls(weights=weights, computed=stages[during], during=during, offloadable=offloadable)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def make(samples: int = SAMPLES) -> None:
 def age(server: S3Server, name: str) -> None:
     """An object was written two weeks ago."""
     full = f"{STORE.removeprefix(f's3://{BUCKET}/')}/{name}"
-    server.objects[full] = server.objects[full]._replace(modified=time.time() - OLD_S)
+    server.objects[full] = replace(server.objects[full], modified=time.time() - OLD_S)
 
 
 def plant(server: S3Server, number: int, *, is_old: bool) -> None:

@@ -171,7 +171,7 @@ class Bucket(Place):
         return self._clients.ask_many(read_one, ranges)
 
     def entry(self, name: str) -> Entry | None:
-        """What is known of one object; None where there is none."""
+        """Name, size and time of one object; None if there is none."""
         try:
             meta = self._call("look at", name, head_of)
         except FileNotFoundError:

@@ -21,7 +21,7 @@ _BLOCK_BYTES = 8 * 2**20
 
 
 def machine_folder(place: Place) -> Path:
-    """Where this machine keeps what it knows of a place: in the folder itself, or in its user's cache."""
+    """The folder for this machine's notes about a place: the place itself if it is a folder, else the user's cache."""
     if isinstance(place, Folder):
         return place.path
     return own_folder() / xxhash.xxh3_64_hexdigest(str(place).encode())
@@ -38,7 +38,7 @@ class LocalStaging(TemporaryDirectory[str]):
 
 
 def local_copy(place: Place, name: str) -> Path:
-    """The path of a file, copied to this machine where it is in a bucket and not here yet; an older copy goes.
+    """The path of a file; one in a bucket is copied to this machine first, and replaces an older copy.
 
     Raises:
         FileNotFoundError: there is none.

@@ -111,7 +111,7 @@ class Place(ABC):
 
     @abstractmethod
     def entry(self, name: str) -> Entry | None:
-        """What is known of one file; None where there is none.
+        """Name, size and time of one file; None if there is none.
 
         Raises:
             ValueError: something is there that is no regular file.
@@ -160,7 +160,7 @@ class Place(ABC):
 
     @abstractmethod
     def set_aside(self, name: str, to: str) -> None:
-        """Give a file another name, which nothing has, before the old one goes.
+        """Rename a file to a name that is free; the old name goes last.
 
         Raises:
             FileExistsError: something else has that name.
@@ -168,7 +168,7 @@ class Place(ABC):
 
     @abstractmethod
     def now(self) -> float:
-        """The time by the clock that `Entry.modified` is told by, in seconds since 1970."""
+        """The time by the clock of `Entry.modified`, in seconds since 1970."""
 
     @abstractmethod
     def self_test(self, *folders: str) -> None:

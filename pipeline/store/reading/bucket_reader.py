@@ -58,6 +58,8 @@ class BucketRowReader(RowReader):
         if shards is None:
             self.batches_ahead = _BATCHES_AHEAD
         self._pools: dict[str, tuple[int, ThreadPoolExecutor]] = {}
+        self._ahead: dict[tuple[int, int], Future[None]] = {}
+        """The shards being fetched ahead, by process and number."""
         self._healed: set[int] = set()
         self._most_shards = 1
         self._files = OpenShardFiles(None, lambda number: self._layout.payload_name(number), self._open_copy)
@@ -131,12 +133,29 @@ class BucketRowReader(RowReader):
         return None if self.shards is None else ReadingOrder(self, batches, most_shards=self._most_shards)
 
     def fetch_ahead(self, number: int) -> None:
-        """Begin to fetch a shard that will be read. What goes wrong is told by who reads it."""
-        if self.shards is not None and not self._is_held(number):
-            self._pool("ahead", _SHARDS_AHEAD).submit(self._fetch, number)
+        """Begin to fetch a shard that will be read, once. What goes wrong is told by who reads it."""
+        if self.shards is None or self._is_held(number):
+            return
+        fetch: Future[None] = Future()
+        if self._ahead.setdefault((os.getpid(), number), fetch) is fetch:
+            self._pool("ahead", _SHARDS_AHEAD).submit(self._fetch_ahead, number, fetch)
+
+    def _fetch_ahead(self, number: int, fetch: Future[None]) -> None:
+        try:
+            if fetch.set_running_or_notify_cancel():
+                self._fetch(number)
+        finally:
+            self._ahead.pop((os.getpid(), number), None)
+            if not fetch.cancelled():
+                fetch.set_result(None)
 
     def _open(self, number: int) -> ShardFile:
-        self._fetch(number)  # here: while a file is opened, no other thread can open one
+        # fetched before: while a file is opened, no other thread can open one
+        ahead = self._ahead.get((os.getpid(), number))
+        if ahead is None or ahead.cancel():  # nobody is at it
+            self._fetch(number)
+        else:
+            ahead.result()
         return super()._open(number)
 
     def _fetch(self, number: int) -> None:

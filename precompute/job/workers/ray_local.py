@@ -69,7 +69,7 @@ Ray's processes would take the workers' batches with them. Ray itself does the s
 
 @dataclass(frozen=True)
 class Session:
-    """A Ray that is up."""
+    """A private Ray that is running."""
 
     ray: Any
     """The module."""
@@ -78,7 +78,7 @@ class Session:
 
 
 class StopSign:
-    """Tells the workers of one pool, wherever they run, to end after the batch in hand: a key in Ray's own table."""
+    """Tells the workers of one pool, wherever they run, to end after their current batch: a key in Ray's table."""
 
     def __init__(self, name: str) -> None:
         self._name = name.encode()
@@ -222,7 +222,7 @@ def _room_for_objects(base: Path) -> Path:
 
 
 def new_folder() -> Path:
-    """A folder that only this user may enter, for one session. What killed jobs of ours left on this machine goes."""
+    """Make a private folder for one session, and remove folders that killed jobs of this user left behind."""
     temp = tempfile.gettempdir()
     parent = Path(temp if len(os.fsencode(temp)) <= _MAX_SOCKET_FOLDER else "/tmp")
     _sweep(parent)

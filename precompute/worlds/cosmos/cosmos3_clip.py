@@ -15,7 +15,7 @@ MAX_PROMPT_TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """What a prompt is told of the clip."""
+    """The facts of a clip that the prompt states: its length, rate and size."""
 
     height: int
     """Pixels."""

@@ -163,6 +163,43 @@ def test_a_bucket_that_ends_at_any_request_leaves_what_it_acknowledged(
         assert set(acknowledged) <= set(server.objects)
 
 
+def test_a_delete_whose_answer_is_lost_does_not_take_what_came_after_it(
+    server: S3Server, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.create("shards/7.tar", b"the same bytes")
+
+    def come_after(_: int) -> None:  # before the look, another writer takes the name
+        server.faults = Faults()
+        assert Bucket(URL).create("shards/7.tar", b"the same bytes")
+
+    look = bucket_module.Bucket._identity
+    looks = count()
+
+    def look_later(self: Bucket, name: str) -> object:
+        if next(looks) == 1:
+            come_after(1)
+        return look(self, name)
+
+    monkeypatch.setattr(bucket_module.Bucket, "_identity", look_later)
+    server.faults = Faults(lost=1.0)
+    bucket.remove_once(["shards/7.tar"])
+    assert server.objects["some/folder/shards/7.tar"].content == b"the same bytes"
+    assert bucket.is_in_doubt("shards/7.tar")
+    assert not bucket.is_in_doubt("shards/8.tar")
+
+
+def test_what_is_set_aside_is_copied_once_and_never_over_another(server: S3Server, bucket: Bucket) -> None:
+    bucket.create("commits/1.json", b"record")
+    bucket.create("lost+found/1", b"another")
+    with pytest.raises(FileExistsError):
+        bucket.set_aside("commits/1.json", "lost+found/1")
+    bucket.create("lost+found/2", b"record")  # of an interrupted move
+    server.asked.clear()
+    bucket.set_aside("commits/1.json", "lost+found/2")
+    assert not [line for line in server.asked if line.startswith("COPY")]
+    assert set(server.objects) == {"some/folder/lost+found/1", "some/folder/lost+found/2"}
+
+
 @pytest.mark.parametrize(
     ("faults", "said"),
     [

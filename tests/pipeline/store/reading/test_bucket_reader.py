@@ -161,3 +161,37 @@ def test_what_is_fetched_ahead_is_there_when_it_is_read(store: LatentStore, tmp_
     assert_array_equal(cached.read(rows(0, 4, 8), store.buffer(3)), expected(store, [0, 4, 8]))
     assert source.reads == before
     assert threading.active_count() <= threads
+
+
+def test_a_shard_is_fetched_ahead_once_however_often_it_is_wanted(store: LatentStore, tmp_path: Path) -> None:
+    source = FolderSource(store.path)
+    source.before_read = lambda: time.sleep(0.05)
+    cached = reader(store, source, ShardCache(tmp_path / "cache"))
+    for _ in range(10):
+        cached.fetch_ahead(1)
+    assert_array_equal(cached.read(rows(4, 7), store.buffer(2)), expected(store, [4, 7]))
+    assert (source.reads, source.looks) == (1, 2)
+
+
+def test_what_goes_wrong_ahead_is_told_by_the_reader_and_the_next_one_tries_again(
+    store: LatentStore, tmp_path: Path
+) -> None:
+    source = FolderSource(store.path)
+    cached = reader(store, source, ShardCache(tmp_path / "cache"))
+
+    def fail() -> None:
+        raise StoreError("the bucket does not answer")
+
+    source.before_read = fail
+    cached.fetch_ahead(1)
+    with pytest.raises(StoreError, match="does not answer"):
+        cached.read(rows(4), store.buffer(1))
+    source.before_read = lambda: None
+    assert_array_equal(cached.read(rows(4), store.buffer(1)), expected(store, [4]))
+
+
+def test_batches_are_read_further_ahead_by_requests_than_from_whole_shards(store: LatentStore, tmp_path: Path) -> None:
+    single = reader(store, FolderSource(store.path))
+    assert single.batches_ahead > store.reader.batches_ahead
+    single.use_cache(ShardCache(tmp_path / "cache"), window=2)
+    assert single.batches_ahead == store.reader.batches_ahead
