@@ -48,12 +48,12 @@ def leftovers(store: Path, *, quick: bool = False) -> list[Path]:
     return sorted(found)
 
 
-def place_payload(store: Place, payload: Path | bytes, name_of: Callable[[int], str], *, first: int, top: str) -> int:
+def place_payload(store: Place, temp: Path, name_of: Callable[[int], str], *, first: int, top: str) -> int:
     """Allocate a shard number by placing the finished payload under the first free one.
 
     Args:
         store: nothing is written out of it.
-        payload: a file of `Place.staging`, already durable; or its bytes, for a place that needs no file.
+        temp: the payload, already durable.
         name_of: where the payload of a shard number belongs.
         first: the number to try first.
         top: the folder above all payloads.
@@ -64,10 +64,8 @@ def place_payload(store: Place, payload: Path | bytes, name_of: Callable[[int], 
     """
     number = first
     _refuse_links(store, top)
-    while any(map(store.is_in_doubt, (record_name(number), name_of(number)))) or not (
-        store.create(name_of(number), payload)
-        if isinstance(payload, bytes)
-        else store.create_from(name_of(number), payload)
+    while any(map(store.is_in_doubt, (record_name(number), name_of(number)))) or not store.create_from(
+        name_of(number), temp
     ):
         _refuse_links(store, top)  # else no number would ever be free
         number += 1

@@ -21,10 +21,12 @@ from theworld.pipeline.cli.doctor.bucket import examine_bucket
 from theworld.pipeline.errors import StoreError
 from theworld.pipeline.files.places.bucket import Bucket
 from theworld.pipeline.store.folder import create_store, open_store
+from theworld.pipeline.store.upkeep.compact import compact
+from theworld.pipeline.store.upkeep.repair import repair
 from theworld.pipeline.store.upkeep.transfer import export
 from theworld.pipeline.store.upkeep.verify import LEVELS, verify
 
-from ....miniatures.store import SPEC, TINY, expected, fill, key
+from ....miniatures.store import SPEC, TINY, expected, fill, key, write
 from ....s3_server import BUCKET, SECRET, Faults, environment, s3_server
 from .test_bucket import use_as_a_place
 
@@ -96,6 +98,20 @@ def test_a_store_is_made_read_verified_and_copied_there(url: str, tmp_path: Path
     back, copied = export(again, tmp_path / "back")
     assert (copied.copied, copied.damaged) == (10, ())
     assert verify(back.path, level="deep").findings == ()
+
+
+def test_a_store_there_is_repaired_and_compacted(url: str) -> None:
+    store = create_store(url, TINY, SPEC, label="tiny", shard_size=4)
+    for numbers in ([0, 1, 2, 3], [4, 5], [6, 7]):
+        write(store, numbers)
+    store.publish()
+    store.place.replace(store.layout.payload_name(0), b"not what was committed")
+    repaired = repair(store.place, apply=True, level="read")
+    assert [finding.shard for finding in repaired.verification.damage] == [0]
+    compact(store.place, apply=True)
+    again = open_store(url)
+    assert (sorted(again.keys), len(again.shards)) == ([key(n) for n in range(4, 8)], 1)
+    assert verify(again.place, level="deep").damage == ()
 
 
 def test_what_a_writer_commits_it_knows_by_the_tag_that_listings_show(url: str) -> None:
