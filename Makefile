@@ -12,7 +12,7 @@ TORCH := torch==2.13.0 $(if $(shell command -v nvidia-smi),,--extra-index-url ht
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo install evidence evidence2 evidence2-stores test test-fast pythons faults slurm hosts check docs audit bench clean
+.PHONY: demo install evidence evidence2 evidence2-stores test test-fast pythons faults slurm hosts containers check docs audit bench clean
 .DELETE_ON_ERROR:  # a Python without its venv module leaves half an environment
 
 # the first line of a recipe that is about to call $(PYTHON)
@@ -54,7 +54,7 @@ evidence2-stores: $(VENV)/.installed  ## the stores of the second study, configs
 	$(ROLL2) --denoise-steps 2 --cache $(BENCH2)/one
 	$(ROLL2) --kind hidden --hidden-width 16 --cache $(BENCH2)/hidden16
 	$(ROLL2) --kind hidden --hidden-width 64 --cache $(BENCH2)/hidden64
-	$(ROLL2) --kind samples --draws 8 --cache $(BENCH2)/draws
+	$(BIN)/theworld precompute '$(BENCH2)/images/test-*.png' --steps 8 --kind samples --draws 8 --cache $(BENCH2)/draws
 	$(if $(REGRESSION),$(ROLL2) --denoise-steps 2 --world $(REGRESSION) --cache $(BENCH2)/regression)
 	$(BIN)/theworld precompute $(BENCH2)/futures --kind frames --steps 8 --cache $(BENCH2)/true
 
@@ -83,7 +83,7 @@ pythons: $(VENV)/bin/python  ## the other Pythons of this machine: pins, syntax,
 faults: $(VENV)/.installed-dev  ## the fault suite's long part: kills, power cuts, errors, flipped bits, races, mutated files
 	FAULT_KILLS=$(KILLS) FAULT_FLIPS=$(FLIPS) FAULT_STATES=$(STATES) FAULT_SEED=$(SEED) FAULT_ERRORS=3 FAULT_RACE=600 \
 	FAULT_GC=400 FAULT_RUNS=1000 FAULT_IMAGES=$(IMAGES) FAULT_WORKER_KILLS=60 FAULT_DRIVER_KILLS=20 FAULT_RAYLET_KILLS=5 \
-	FAULT_TRAININGS=20 FAULT_CACHE_KILLS=300 FAULT_BUCKET_KILLS=1000 FUZZ_INPUTS=$(FUZZ) \
+	FAULT_TRAININGS=20 FAULT_CACHE_KILLS=300 FAULT_BUCKET_KILLS=1000 FAULT_CUTS=2 FUZZ_INPUTS=$(FUZZ) \
 	$(BIN)/python -m pytest tests/faults tests/fuzz
 
 slurm: $(VENV)/.installed-dev  ## configs/slurm*.sh on a real SLURM of two nodes, made of namespaces: Linux, root, slurm-wlm, munge
@@ -103,6 +103,9 @@ docs: $(VENV)/.installed-dev  ## the pages of docs/ as a site in build/site; ope
 
 hosts: $(VENV)/.installed-dev  ## docs/cluster.md by trial: Ray on three hosts made of namespaces: Linux, root, iproute2
 	THEWORLD_TEST_HOSTS=1 $(BIN)/python -m pytest tests/behaviour/test_cluster_page.py
+
+containers: $(VENV)/.installed-dev  ## the steps of containers/, by trial, without a builder: Linux, root, debootstrap, 12 GB
+	$(BIN)/python -m tests.container_steps
 
 audit:  ## known advisories about the tested versions; asks PyPI, so `check` cannot
 	$(needs-python)

@@ -18,8 +18,8 @@ import numpy as np
 from theworld.pipeline import LatentStore, open_store
 from theworld.pipeline.store.reading.shard_cache import ShardCache
 from theworld.pipeline.store.reading.shard_fetch import RANGE_BYTES
-from theworld.train import LatentDataset, Prefetcher
-from theworld.train.data.sampler import SHUFFLE_WINDOW, BlockSampler
+from theworld.train import BlockSampler, LatentDataset, Prefetcher
+from theworld.train.data.sampler import SHUFFLE_WINDOW
 
 from .bucket_server import BUCKET, ServerProcess
 from .store_peers import SHARD, Rows, Samples, write_mds, write_zarr

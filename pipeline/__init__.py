@@ -1,4 +1,4 @@
-"""Stage-independent ground: recipes, latents, stores, files, errors; and the command line.
+"""What both stages use: recipes, latents, stores, files, errors; and the command line.
 
 Its names are listed in `__init__.pyi` and load when they are first used. Nothing here imports Ray, diffusers or
 transformers, and nothing but `cli` knows the two stages.

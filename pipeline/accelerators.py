@@ -1,4 +1,4 @@
-"""Well-known accelerators by name: what a plan needs of one that is not here. Loads no torch.
+"""Known accelerators by name, with the memory and speed that a plan needs. Loads no torch.
 
 Figures are of the vendors' data sheets: memory in GB (of 10^9 bytes, as they count), the peak of dense matrix products
 in bfloat16 with sums in float32 (data sheets often state twice that, for matrices of which half is zeros), and of
@@ -21,7 +21,7 @@ _AMD = "https://www.amd.com/en/products/accelerators/instinct"
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """One model of a GPU."""
+    """A GPU model: its name, memory and speed."""
 
     name: str
     memory_gb: float

@@ -1,4 +1,4 @@
-"""Memory on the device that computes: how much it has, whether some work fits, how far an estimate was off."""
+"""Memory of the computing device: how much there is, whether a task fits, how far an estimate was off."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class ImageError(TheWorldError, ValueError):
     """One image or video cannot be used.
 
     Attributes:
-        reason: the ledger's word for why.
+        reason: why, as in the list of failures (docs/inputs.md).
     """
 
     def __init__(self, reason: FailureReason, message: str) -> None:

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import re
+import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -87,6 +88,11 @@ def _quota_of(group: Path) -> float | None:
         quota = int((group / "cpu.cfs_quota_us").read_text())
         return None if quota <= 0 else quota / int((group / "cpu.cfs_period_us").read_text())
     return None
+
+
+def running_seconds() -> float:
+    """A clock that nobody sets, and that goes on while the machine sleeps, where the system has one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def own_folder() -> Path:

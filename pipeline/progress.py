@@ -1,4 +1,4 @@
-"""The door for all text that leaves: results on stdout, and what a person sees while a job runs on stderr.
+"""All output of commands: results on stdout, progress and warnings on stderr.
 
 Names, questions and errors of libraries come from strangers, so nothing here is taken as markup, and what could command
 a terminal is shown as an escape (`printable`). No other module prints.
@@ -45,7 +45,7 @@ LOG_EVERY_S = 10.0
 
 
 class Bar(Protocol):
-    """Counts what is done."""
+    """A progress bar: counts what is done."""
 
     def advance(self, count: int, *, failed: int = 0, note: str = "") -> None:
         """Count `count` more; `failed` is the total of failures so far, `note` a figure to show.
@@ -94,7 +94,7 @@ class Progress:
             self._print(line)
 
     def warn(self, line: str) -> None:
-        """The same for what a person must not miss: it is shown with --quiet, too, and once if it is said again."""
+        """Print a warning, once if it is repeated; --quiet does not silence it."""
         if line not in self._warnings:
             self._warnings.add(line)
             self._print_warning(line)

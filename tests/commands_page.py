@@ -54,7 +54,7 @@ def _section(name: str, command: Any) -> Iterator[str]:
         yield from (f"Example: `{example}` ([{Path(page).name}]({target}))", "")
     for panel, rows in sorted(panels.items(), key=lambda item: item[0] != ""):  # those of no panel first, as in --help
         yield from (f"**{panel}**", "") if panel else ()
-        yield from ("| | |", "|---|---|", *rows, "")
+        yield from ("| option | what it does |", "|---|---|", *rows, "")
 
 
 def _row(param: Any, context: Any) -> str:

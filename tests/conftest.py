@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from .shared_memory import SHARED_MEMORY, holds_the_tests
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "THEWORLD_TESTS" not in os.environ:  # what the suite hashes and measures is not the user's; its workers inherit it
@@ -23,6 +25,10 @@ if "THEWORLD_TESTS" not in os.environ:  # what the suite hashes and measures is 
     for kept in of_user.iterdir() if of_user.is_dir() else ():  # other libraries' caches, such as matplotlib's fonts
         if kept.name != "theworld":
             (Path(os.environ["XDG_CACHE_HOME"]) / kept.name).symlink_to(kept)
+
+
+if "PYTEST_DEBUG_TEMPROOT" not in os.environ and holds_the_tests(SHARED_MEMORY):  # where `tmp_path` is
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = str(SHARED_MEMORY)
 
 import torch
 

@@ -18,6 +18,8 @@ import pydantic
 
 PLAIN = (bool, int, float, str, tuple, type(None))
 FACES = ("theworld", "theworld.pipeline", "theworld.precompute", "theworld.precompute.worlds", "theworld.train")
+PARTS = ("theworld.pipeline.store.store_keys", "theworld.pipeline.store.store_logs")
+"""Of classes that are made of several: `LatentStore`."""
 
 
 def signature(value: Any) -> str:
@@ -45,7 +47,8 @@ def members(cls: type) -> Iterator[str]:
         return
     if dataclasses.is_dataclass(cls):
         yield from (f"    {field.name}" for field in dataclasses.fields(cls) if not field.name.startswith("_"))
-    for name, value in sorted(vars(cls).items()):
+    ours = [base for base in cls.__mro__ if base is cls or base.__module__ in PARTS]
+    for name, value in sorted({name: value for base in reversed(ours) for name, value in vars(base).items()}.items()):
         if name.startswith("_"):
             continue
         if isinstance(value, property):
@@ -62,6 +65,8 @@ def lines() -> Iterator[str]:
         for name in sorted(module.__all__):
             value = getattr(module, name)
             if inspect.isclass(value):
+                if issubclass(value, pydantic.BaseModel):
+                    value.model_rebuild()  # some are completed at their first use; then they know their signature
                 base = f" < {value.__mro__[1].__name__}" if issubclass(value, Exception) else ""
                 yield f"{name}{base if base else signature(value)}"
                 yield from members(value)

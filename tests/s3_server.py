@@ -61,6 +61,8 @@ class Faults:
     drops_metadata: bool = False
     refusal: tuple[int, str] | None = None
     """Status and S3's code of each answer, such as (403, "AccessDenied")."""
+    is_read_only: bool = False
+    """PUT, COPY and DELETE are answered 403."""
     cut_after: int | None = None
     """Bytes of an object after which the connection ends."""
     ignores_ranges: bool = False
@@ -71,6 +73,8 @@ class Faults:
     """Seconds that the server's clock is ahead."""
     dies_at: int | None = None
     """The number of the request, from 1, at which all connections end without an answer, and from which on."""
+    does_last: bool = False
+    """The request at which it dies is done, and only its answer is lost."""
     alter: Callable[[str, bytes], bytes] = field(default=lambda _name, content: content)
     """What a GET answers instead of an object's bytes."""
 
@@ -213,12 +217,16 @@ class _Answer(BaseHTTPRequestHandler):
                 for share in (faults.lost, faults.unavailable, faults.conflicts, faults.resets)
             )
             dead = faults.dies_at is not None and len(server.asked) >= faults.dies_at
+            if dead and faults.does_last and len(server.asked) == faults.dies_at:
+                dead, lost = False, True
         if faults.latency_s:
             time.sleep(faults.latency_s)
         if dead or reset:
             self.close_connection = True
         elif faults.refusal is not None:
             self._refuse(*faults.refusal)
+        elif faults.is_read_only and method in ("PUT", "COPY", "DELETE"):
+            self._refuse(403, "AccessDenied")
         elif bucket != BUCKET:
             self._refuse(404, "NoSuchBucket")
         elif unavailable:
@@ -231,6 +239,8 @@ class _Answer(BaseHTTPRequestHandler):
                 self.close_connection = True
             else:
                 answer()
+        elif lost and faults.does_last:
+            self.close_connection = True
         elif "list-type" in query:
             self._list(query)
         else:

@@ -36,7 +36,7 @@ _MODELS = [f"{name}{kind}" for name in LIMITS_BY_MODEL for kind in ("", "-it", "
 class TrainConfig(BaseModel):
     """The settings of one training. The defaults suit the worldlet: about a minute on two CPU cores."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     store: Annotated[
         StorePath,
@@ -162,7 +162,7 @@ class TrainConfig(BaseModel):
     futures: Annotated[
         StorePath | None, _running("Store of encoded true futures, for the arm true.", text=True, place=True)
     ] = None
-    labels: Annotated[int | None, Field(ge=1), _running("Train only on the first so many scenes.", default="all")] = (
+    labels: Annotated[int | None, Field(ge=1), _running("Labelled scenes to train on.", default="all")] = (
         None
     )
     out: Annotated[
@@ -327,19 +327,19 @@ class TrainConfig(BaseModel):
 class AnswerConfig(BaseModel):
     """How a run writes answers in its own words. The defaults take the likeliest token, each time."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     max_new_tokens: Annotated[
-        int | None, Field(ge=1, le=2**16), setting("Most tokens of an answer in own words.", default="16 or more")
+        int | None, Field(ge=1, le=2**16), setting("Most tokens of a generated answer.", default="16 or more")
     ] = None
     """None is 16, or as many as the longest correct answer needs where it is known."""
     temperature: Annotated[
-        float, Field(ge=0, le=100), setting("Draw the tokens of an answer in own words; 0 takes the likeliest.")
+        float, Field(ge=0, le=100), setting("Sampling temperature of generated answers; 0 takes the likeliest tokens.")
     ] = 0.0
     top_p: Annotated[
-        float, Field(gt=0, le=1), setting("Draw only among the likeliest tokens that have this probability together.")
+        float, Field(gt=0, le=1), setting("Sample from the likeliest tokens with this total probability.")
     ] = 1.0
-    seed: Annotated[int, Field(ge=0, lt=2**32), setting("Seed of what is drawn.")] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32), setting("Seed of the sampling.")] = 0
 
     @model_validator(mode="after")
     def _check_drawing(self) -> AnswerConfig:

@@ -15,6 +15,7 @@ from ..errors import ConfigError
 from ..messages import split_names
 from . import options
 from .early import require_file
+from .loading import no_garbage
 from .options import Device, Json, Quiet
 from .settings import settings_of
 
@@ -63,51 +64,33 @@ def ask(
     progress, where = Progress.on_stderr(quiet=quiet), options.device_name(device)
     require_file(image, "image")
     progress.say(f"loading {run} …")
-    from ...precompute.live.world import LazyRollout
-    from ...train.evaluation.draws import ask_draws
-    from ...train.evaluation.live_answer import LiveAnswer, answer_live
-    from ...train.runs.folder import load_run
-    from ...train.runs.sizes import one_answer
-    from ..device_memory import GIB
+    with no_garbage():
+        from ...precompute.live.world import LazyRollout
+        from ...train.evaluation.draws import ask_draws
+        from ...train.evaluation.live_answer import LiveAnswer, answer_live
+        from ...train.runs.folder import load_run
+        from ...train.runs.sizes import one_answer
+        from ..device_memory import GIB
 
-    loaded = load_run(run, lm=lm, device=where, memory=memory, progress=progress)
+        loaded = load_run(run, lm=lm, device=where, memory=memory, progress=progress)
     left = None if memory is None or loaded.sizes is None else memory - one_answer(loaded.sizes).total / GIB
     rollout = LazyRollout(loaded.meta.recipe, image, world=world, device=where, memory=left, progress=progress)
     if preview is not None:
         rollout.require_pictures()
     facts: dict[str, Any] = {}
-    if draws is not None:
-        if adaptive is not None or kind is not None:
-            raise ConfigError("--draws rolls several futures out, --adaptive decides whether to roll out: choose one")
+    if draws is not None and (adaptive is not None or kind is not None):
+        raise ConfigError("--draws rolls several futures out, --adaptive decides whether to roll out: choose one")
+    how: dict[str, Any] = {"steps": steps, "image": image, "writing": writing, "progress": progress}
+    if draws is None:
+        with no_garbage():  # the world model and its libraries load when they are first wanted
+            live = answer_live(loaded, rollout.see, question, offered or None, adaptive=adaptive, type=kind, **how)
+    else:
         rollout.require_draws()
         started = time.perf_counter()
-        drawn = ask_draws(
-            loaded,
-            rollout.see_draw,
-            question,
-            offered or None,
-            draws=draws,
-            steps=steps,
-            image=image,
-            writing=writing,
-            progress=progress,
-        )
+        drawn = ask_draws(loaded, rollout.see_draw, question, offered or None, draws=draws, **how)
         live = LiveAnswer(drawn.answer, drawn.steps, None, drawn.latents)
         facts = {"draws": draws, "agreement": drawn.agreement, "own_answers": list(drawn.own_answers)}
         facts["seconds"] = round(time.perf_counter() - started, 3)
-    else:
-        live = answer_live(
-            loaded,
-            rollout.see,
-            question,
-            offered or None,
-            steps=steps,
-            adaptive=adaptive,
-            type=kind,
-            image=image,
-            writing=writing,
-            progress=progress,
-        )
     answer = live.answer
     if preview is not None:
         from ...precompute.preview.answer_cards import save_answer

@@ -1,4 +1,4 @@
-"""What a command takes where nothing is named: the newest run, the questions of the cache's own scenes."""
+"""Default places of commands: the newest run, and the questions of the cache's own scenes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command refuses before the seconds that torch and transformers take to load."""
+"""Checks that a command makes before torch and transformers are loaded, which takes seconds."""
 
 from __future__ import annotations
 

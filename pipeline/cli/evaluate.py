@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..store.folder import LatentStore
 
 _LIVE_BATCH = 8
-_PAGE = "A page for reviewers"
+_PAGE = "Report page"
 
 
 def _page_option(help: str) -> Any:
@@ -105,7 +105,7 @@ def evaluate(
         evaluations = [evaluation for run in runs for evaluation in rescore_saved(run)]
         _print_saved(evaluations, as_json=as_json)
         if report is not None:
-            _report(evaluations, report, store, images, world, device, as_json=as_json, quiet=quiet)
+            _report(evaluations, report, store, images, world, futures, device, as_json=as_json, quiet=quiet)
         return
     if live and draws is None:
         raise ConfigError("--live rolls out the futures of --draws: say how many, such as --draws 8")
@@ -167,6 +167,7 @@ def evaluate(
             store,
             images,
             world,
+            futures,
             device,
             outcomes=rollout_outcomes,
             as_json=as_json,
@@ -206,6 +207,7 @@ def _report(
     store: Path | str | None,
     images: Path | None,
     world: str | None,
+    futures: Path | str | None,
     device: str | None,
     *,
     outcomes: dict[str, bool] | None = None,
@@ -222,6 +224,7 @@ def _report(
         store=store,
         images=images or _trained_images(Path(evaluations[0].run)),
         world=world,
+        futures=futures,
         device=device_name(device),
         progress=Progress.on_stderr(quiet=quiet),
     )

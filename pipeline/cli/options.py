@@ -157,7 +157,7 @@ def _known_device(name: str | None) -> str | None:
 
 
 def device_option(panel: str | None = None) -> Any:
-    """`--device`, checked; left out it is None, for "auto" or what a file says."""
+    """`--device`, checked; None if it is left out, so that "auto" or the settings file decides."""
     return typer.Option(callback=_known_device, help="auto, cpu or cuda. (default: auto)", rich_help_panel=panel)
 
 
@@ -202,7 +202,7 @@ def store_typed(value: str | None) -> Any:
 
 
 def moved_world(panel: str | None = None) -> Any:
-    """`--world` of a command that finds the world model by what a recipe says."""
+    """`--world` of a command that otherwise finds the world model by its name in the recipe."""
     help = "Folder or Hub id of the world model. (default: as recorded in the recipe)"
     return typer.Option(help=help, rich_help_panel=panel)
 
@@ -214,7 +214,7 @@ def images_of_store(panel: str | None = None) -> Any:
 
 
 def moved_lm(panel: str | None = None) -> Any:
-    """`--lm` of a command that finds the language model by what a run says."""
+    """`--lm` of a command that otherwise finds the language model by its name in the run."""
     help = "The run's language model, if it has moved: a folder, a .gguf file or a Hub id. (default: as recorded)"
     return typer.Option("--lm", help=help, rich_help_panel=panel)
 

@@ -21,7 +21,7 @@ def scenes(
     ood: Annotated[int, typer.Option(help="Out-of-distribution scenes: more ramps, unseen colors, taller towers.")] = 0,
     families: Annotated[
         str,
-        typer.Option(help="Families, separated by commas. There is also push: its picture does not decide the future."),
+        typer.Option(help="Families, separated by commas. Also push, in which a hidden force decides."),
     ] = "buckets,race,tower,contact",
     seed: Annotated[int, typer.Option(help="Seed of the scenes.")] = 0,
     videos: Annotated[bool, typer.Option("--videos", help="Also write the true futures as lossless MP4.")] = False,

@@ -69,7 +69,7 @@ def _flag(field: FieldInfo) -> dict[str, Any] | None:
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    """The option of one field: left out it is None, so that a file or the default decides."""
+    """The option of one field; None if it is left out, so that the settings file or the default decides."""
     flag: dict[str, Any] = _flag(field) or {}
     default = _default(field, flag)
     help = field.description if default is None else f"{field.description} (default: {default})"

@@ -46,7 +46,7 @@ def tokens(
     *,
     typed: dict[str, Any],
 ) -> None:
-    """Print world tokens by layout and rollout steps, and what the language model has room for."""
+    """Print world tokens by layout and rollout steps, and whether the language model has room for them."""
     from ...precompute.worlds.source import find_dimensions
     from ...train.reader.context_budget import Budget, find_context_limits
     from ...train.reader.layouts import PATCH, POOL_STEPS, TokenLayout, usual_layouts

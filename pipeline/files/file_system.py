@@ -1,4 +1,4 @@
-"""What a file system is called, and what its refusals mean: of local disks, of network file systems, of quotas.
+"""Names of file systems, and what their errors mean: local disks, network file systems, quotas.
 
 Sources: link(2), rename(2), flock(2), statvfs(3); BeeGFS links only within a folder, AFS and project quotas too.
 """

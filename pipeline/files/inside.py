@@ -1,4 +1,4 @@
-"""Stay inside a folder: links in a stranger's store or run, and who swaps a folder for a link, lead nowhere.
+"""Stay inside a folder: neither a link in a downloaded store or run, nor a folder swapped for one, leads outside.
 
 The folder itself may be reached by a link. Below it no link is followed to write, and none out of it to read.
 """

@@ -1,4 +1,4 @@
-"""What reading a file from outside may take: bytes, rows, depth, memory, time. A breach is an error in words.
+"""Limits on what reading a file from outside may take: bytes, rows, depth, memory, time.
 
 Images and videos have limits of their own, beside the rules that decode them (images/decode.py, media/video.py).
 """

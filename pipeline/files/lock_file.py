@@ -1,6 +1,6 @@
 """A lock on file systems without locks: a file that only one process can create, and that says who it was.
 
-    <file>.lock    {"id", "host", "boot", "pids", "pid", "started", "since"}
+    <file>.lock    a `Holder` as JSON
 
 It outlives a killed process. On the same machine the holder is known to be gone where the machine was started again
 since, or has no such process any more; then the next one takes the lock over. Of another machine, or another
@@ -10,72 +10,17 @@ container, nothing is guessed, as nothing can be known: the error says who held 
 from __future__ import annotations
 
 import os
-import platform
-import secrets
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import StoreError, StoreLockedError
 from ..messages import printable
+from .lock_holder import Holder
 from .open_files import retried
 from .plain import read_file
 
 _LIMIT_BYTES = 4096
-
-
-class _Holder(BaseModel):
-    """The process that a lock file speaks of."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-    """Of this holding of the lock, by chance."""
-    host: str
-    boot: str
-    """The kernel's name for the time since the machine was started; empty where it gives none."""
-    pids: str
-    """The space that `pid` is a number of: containers have their own."""
-    pid: int
-    started: int
-    """When the process began, in ticks since `boot`: its number may have been given out again."""
-    since: str
-    """For people."""
-
-    @classmethod
-    def this(cls) -> _Holder:
-        pid = os.getpid()
-        return cls(
-            id=secrets.token_hex(8),
-            host=platform.node(),
-            boot=_read("/proc/sys/kernel/random/boot_id"),
-            pids=_link("/proc/self/ns/pid"),
-            pid=pid,
-            started=_started(pid) or 0,
-            since=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-
-    def is_gone(self) -> bool:
-        """Whether the process has certainly ended."""
-        this = _Holder.this()
-        if self.host != this.host or not self.boot or not this.boot:
-            return False
-        if self.boot != this.boot:
-            return True
-        if self.pids != this.pids:
-            return False
-        try:
-            os.kill(self.pid, 0)  # only asks
-        except ProcessLookupError:
-            return True
-        except OSError:  # another user's
-            pass
-        started = _started(self.pid)
-        return started is not None and started != self.started
 
 
 @contextmanager
@@ -89,7 +34,7 @@ def held(file: Path, *, busy: str, reason: str) -> Generator[None]:
         StoreLockedError: another process holds it, or may hold it.
         StoreError: it cannot be written.
     """
-    path, this = _path(file), _Holder.this()
+    path, this = _path(file), Holder.this()
     content = this.model_dump_json().encode()
     try:
         if not _create(path, content):
@@ -116,7 +61,7 @@ def holder(file: Path) -> str | None:
         return _silent(path)
 
 
-def _sentence(path: Path, holder: _Holder) -> str | None:
+def _sentence(path: Path, holder: Holder) -> str | None:
     if holder.is_gone():
         return None
     return (
@@ -180,27 +125,5 @@ def _create(path: Path, content: bytes) -> bool:
     return True
 
 
-def _holder_of(path: Path) -> _Holder:
-    return _Holder.model_validate_json(read_file(path, _LIMIT_BYTES))
-
-
-def _read(name: str) -> str:
-    try:
-        return Path(name).read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-
-
-def _link(name: str) -> str:
-    try:
-        return str(Path(name).readlink())
-    except OSError:
-        return ""
-
-
-def _started(pid: int) -> int | None:
-    """Field 22 of proc_pid_stat(5), which a step of the clock leaves alone; None where it is not shown."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return None
+def _holder_of(path: Path) -> Holder:
+    return Holder.model_validate_json(read_file(path, _LIMIT_BYTES))

@@ -40,7 +40,7 @@ class SparesFiles(Protocol):
 
 
 class _Process:
-    """What is known of this process's open files."""
+    """The open files of this process, and its limit."""
 
     def __init__(self) -> None:
         self.keepers: weakref.WeakSet[SparesFiles] = weakref.WeakSet()

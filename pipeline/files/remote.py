@@ -33,6 +33,7 @@ from .file_facts import FileFacts
 from .hub.dataset import HubDataset
 from .places.bucket import Bucket
 from .places.bucket_clients import endpoint_of
+from .places.listed import ListedEntries
 from .places.local import file_name, require_local, url_of
 
 _T = TypeVar("_T")
@@ -139,7 +140,7 @@ def facts_of_remote(url: str) -> FileFacts | None:
                 if dataset_files is None
                 else _facts(dataset_files[0], xxhash.xxh3_64_intdigest(dataset_files[1].encode()))
             )
-        entry = _bucket(root.at).entry(root.key)
+        entry = _listed(root.at, endpoint_of(url.partition(":")[0])).entry(root.key)
         return None if entry is None else _facts(entry.bytes, entry.tag)
     return None
 
@@ -275,6 +276,11 @@ def _facts(size: int, version: int) -> FileFacts:
 
 def _bucket(url: str) -> Bucket:
     return _opened(url, endpoint_of(url.partition(":")[0]))
+
+
+@lru_cache(maxsize=64)
+def _listed(url: str, endpoint: str) -> ListedEntries:  # noqa: ARG001 - as of `_opened`
+    return ListedEntries(_bucket(url))
 
 
 @lru_cache(maxsize=64)

@@ -1,4 +1,4 @@
-"""Who may read what we write: files and folders follow the umask, also those that a library or `mkdtemp` made."""
+"""Permissions of what we write: files and folders follow the umask, also those that a library or `mkdtemp` made."""
 
 from __future__ import annotations
 

@@ -53,9 +53,9 @@ written before they existed keeps its id."""
 
 
 class Recipe(BaseModel):
-    """What one latent is. Frozen; two equal recipes and equal keys give equal latents."""
+    """Everything that decides a latent, besides its key: equal recipes and equal keys give equal latents."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
     kind: KindName = "rollout"
     world: Annotated[str, Field(min_length=1)]
@@ -196,6 +196,20 @@ def parse_recipe(value: object, *, where: str) -> Recipe:
         return Recipe.model_validate(value)
     except ValidationError as error:
         raise RecipeError(f"{where}: {list_problems(error)}") from error
+
+
+def recipe_of_draw(recipe: Recipe, draw: int) -> Recipe:
+    """The recipe of one future: that of the `draw`-th after a recipe's own, or of the `draw`-th of kind samples.
+
+    Raises:
+        ConfigError: the recipe predicts no future.
+    """
+    if not recipe.traits.predicts:
+        raise ConfigError(f"latents of kind {recipe.kind} hold no predicted future, so there are no draws of it")
+    changes: dict[str, object] = {"draw": recipe.draw + draw}
+    if recipe.traits.has_draws:
+        changes |= {"kind": "rollout", "draws": 1, "rollout_steps": recipe.rollout_steps // recipe.draws}
+    return recipe.model_copy(update=changes)
 
 
 def parse_size(text: str) -> tuple[int, int]:

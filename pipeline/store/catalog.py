@@ -17,10 +17,11 @@ import numpy as np
 
 from ..errors import DamagedShardError
 from ..files.places.place import Place
+from ..files.sealed import seal
 from .keys.index import Index
 from .keys.runs import Run, Shard, Stamp, record_tags, shard_of
 from .keys.snapshot import Snapshot, read_snapshot, write_snapshot
-from .records import ShardRecord, damaged, read_sealed, record_name, record_path, record_seal
+from .records import ShardRecord, damaged, read_sealed, record_name, record_path, record_seal, seal_of
 
 _THREADS = 16
 """Look at the records of a copy: on a network file system each takes a millisecond, nearly all of it waiting."""
@@ -86,11 +87,33 @@ class Catalog:
             entry = self._store.entry(record_name(record.shard))
         except (OSError, ValueError):
             return
-        if entry is None:  # moved away already
+        seal_bits = seal_of(seal(record.to_json()))
+        if entry is None or seal_bits is None:  # moved away already
             return
-        if (seal := record_seal(self._store, record.shard)) is not None:
-            self.index = self.index.with_shards([shard_of(record, Stamp(entry.tag, seal))])
-            self._tags[record.shard] = entry.tag
+        self.index = self.index.with_shards([shard_of(record, Stamp(entry.tag, seal_bits))])
+        self._tags[record.shard] = entry.tag
+
+    def learn(self, number: int, *, tolerate_damage: bool) -> bool:
+        """Know one record, without listing the others; whether there is one.
+
+        Raises:
+            DamagedShardError: as `refresh`.
+        """
+        if number in self._tags:
+            return True
+        try:
+            entry = self._store.entry(record_name(number))
+        except ValueError:
+            return False
+        if entry is None:
+            return False
+        shards, bad = self._read([number], {number: entry.tag}, tolerate_damage=tolerate_damage)
+        if not shards and not bad:  # moved away meanwhile
+            return False
+        self.index = self.index.with_shards(shards)
+        self.bad |= bad
+        self._tags[number] = entry.tag
+        return True
 
     def disregard(self, numbers: Collection[int], problem: str) -> None:
         """Count shards as unusable, whose record is sound."""

@@ -25,6 +25,8 @@ from .records import ShardRecord, record_name, record_path
 
 LOST_AND_FOUND = "lost+found"
 """The folder of a store for what was taken out of the way. Nothing reads it, and only a person empties it."""
+MOST_PLACING_S = 45 * 60.0
+"""From the start of a payload's writing to its record. gc takes away no payload that is younger than an hour."""
 
 
 def leftovers(store: Path, *, quick: bool = False) -> list[Path]:
@@ -46,12 +48,12 @@ def leftovers(store: Path, *, quick: bool = False) -> list[Path]:
     return sorted(found)
 
 
-def place_payload(store: Place, temp: Path, name_of: Callable[[int], str], *, first: int, top: str) -> int:
+def place_payload(store: Place, payload: Path | bytes, name_of: Callable[[int], str], *, first: int, top: str) -> int:
     """Allocate a shard number by placing the finished payload under the first free one.
 
     Args:
         store: nothing is written out of it.
-        temp: the payload, already durable.
+        payload: a file of `Place.staging`, already durable; or its bytes, for a place that needs no file.
         name_of: where the payload of a shard number belongs.
         first: the number to try first.
         top: the folder above all payloads.
@@ -62,7 +64,11 @@ def place_payload(store: Place, temp: Path, name_of: Callable[[int], str], *, fi
     """
     number = first
     _refuse_links(store, top)
-    while not store.create_from(name_of(number), temp):
+    while any(map(store.is_in_doubt, (record_name(number), name_of(number)))) or not (
+        store.create(name_of(number), payload)
+        if isinstance(payload, bytes)
+        else store.create_from(name_of(number), payload)
+    ):
         _refuse_links(store, top)  # else no number would ever be free
         number += 1
     return number
@@ -77,6 +83,20 @@ def link_on_the_way(path: Path, top: Path) -> Path | None:
     """The first symbolic link among the folders below `top` on the way to a file: it may lead out of the store."""
     folders = [folder for folder in reversed(path.parents) if folder != top and folder.is_relative_to(top)]
     return next((folder for folder in folders if folder.is_symlink()), None)
+
+
+def require_quick(payload: Path | str, took_s: float) -> None:
+    """Refuse to commit a payload that took so long to place that gc may have it by now.
+
+    Raises:
+        StoreError
+    """
+    if took_s > MOST_PLACING_S:
+        raise StoreError(
+            f"{payload} took {took_s / 60:.0f} minutes to write, so gc may take it away as a leftover, and it is "
+            "not committed. Was this machine asleep? Else make smaller shards (--shard-size). Then run the same "
+            "command again"
+        )
 
 
 def publish_record(store: Place, record: ShardRecord) -> None:

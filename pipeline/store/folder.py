@@ -14,20 +14,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, cast
-
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from ..errors import (
     ConfigError,
-    DamagedShardError,
-    LatentShapeError,
-    RecipeError,
     StoreError,
     StoreMismatchError,
     StoreNotFoundError,
@@ -37,13 +30,12 @@ from ..files.file_system import SERVER_ERRORS
 from ..files.places.folder import Folder
 from ..files.places.local import place_of
 from ..files.places.place import Place
-from ..files.sealed import seal, unseal
-from ..latents.recipe import Recipe, difference, parse_recipe
+from ..files.sealed import seal
+from ..latents.recipe import Recipe, difference
 from ..latents.spec import LatentSpec, latent_frames
-from ..messages import command, list_problems
+from ..messages import command
 from .find import (
     MANIFEST,
-    MANIFEST_LIMIT_BYTES,
     find_stores,
     is_of,
     is_store,
@@ -54,14 +46,15 @@ from .find import (
     store_of,
     stores_in,
 )
-from .formats import StoreFormat, StoreVersion
+from .formats import StoreFormat
 from .formats.base import ShardLayout
 from .formats.layouts import layout_of
 from .formats.zarr import ZarrLayout
 from .latent_store import LatentStore
+from .manifest import MAX_SHARD_SIZE, Manifest, StatedSpec, check_sample_size, meaning_of, read_manifest
 from .payloads import require_payloads
 from .promises import lines_of, promised_and_gone, report_gone
-from .records import FORMAT, RECORD_BYTES_OF_ROW, RECORD_LIMIT_BYTES, Sha256, unreadable
+from .records import RECORD_BYTES_OF_ROW, RECORD_LIMIT_BYTES, unreadable
 from .zarr_group import ZarrGroup
 
 __all__ = [
@@ -79,41 +72,13 @@ __all__ = [
     "stores_in",
 ]
 
-MAX_SHARD_SIZE = 65_536
 PROMPT = "prompt.safetensors"
 """Embeddings of the recipe's prompt, where it has one."""
 PROMPTS = "prompts"
 """Folder of the embeddings of the samples' own prompts, where they have them."""
-_MAX_SAMPLE_BYTES = 2**32
 _LABEL_LENGTH = 80
 _LABEL = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{_LABEL_LENGTH - 1}}}")
 _FOLDERS = ("commits", "failed", "sources", "tmp", "lost+found")
-
-ShardSize = Annotated[int, Field(ge=1, le=MAX_SHARD_SIZE)]
-_Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class _Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    channels: Annotated[int, Field(ge=1, le=4096)]
-    spatial_stride: Annotated[int, Field(ge=1, le=4096)]
-    temporal_stride: Annotated[int, Field(ge=1, le=4096)]
-    mean: tuple[_Finite, ...]
-    std: tuple[Annotated[_Finite, Field(gt=0)], ...]
-
-
-class _Manifest(BaseModel):
-    """`theworld.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    format: StoreVersion = FORMAT
-    layout: StoreFormat = "zarr"
-    recipe_id: Sha256
-    recipe: dict[str, JsonValue]
-    spec: _Spec
-    shard_size: ShardSize
 
 
 def open_store(path: str | Path | Place, *, tolerate_damage: bool = False, check_sizes: bool = False) -> LatentStore:
@@ -201,14 +166,14 @@ def create_store(
         raise ConfigError(f"a store's label is up to 80 letters, digits and . _ - (not first), got {label!r}")
     if not 1 <= shard_size <= MAX_SHARD_SIZE:
         raise ConfigError(f"a shard holds 1 to {MAX_SHARD_SIZE} samples, got {shard_size}")
-    manifest = _Manifest(
+    manifest = Manifest(
         layout=format or "zarr",
         recipe_id=recipe.id,
         recipe=recipe.model_dump(mode="json"),
-        spec=_Spec.model_validate(asdict(spec)),
+        spec=StatedSpec.model_validate(asdict(spec)),
         shard_size=shard_size,
     )
-    _check_size(recipe, spec, where="this recipe")
+    check_sample_size(recipe, spec, where="this recipe")
     record_bytes = shard_size * (RECORD_BYTES_OF_ROW + 8 * latent_frames(recipe.rollout_steps))
     if record_bytes > RECORD_LIMIT_BYTES // 2:  # the other half is for its facts
         most = shard_size * RECORD_LIMIT_BYTES // 2 // record_bytes
@@ -252,7 +217,7 @@ def open_to_write(path: str | Path | Place) -> LatentStore:
     """
     place = load_store(path).place
     with place.writing():
-        _lay_out(place, _read_manifest(place))
+        _lay_out(place, read_manifest(place))
     store = load_store(place)
     require_payloads(store)
     _keep_trace(store)
@@ -279,7 +244,7 @@ def make_own_folders(path: Path) -> None:
             pass
 
 
-def _lay_out(place: Place, manifest: _Manifest) -> None:
+def _lay_out(place: Place, manifest: Manifest) -> None:
     """Make what is missing of a store, whoever began it, and prove that files can be placed in it."""
     if not isinstance(place, Folder):
         place.self_test()
@@ -304,11 +269,11 @@ def _lay_out(place: Place, manifest: _Manifest) -> None:
     place.self_test("commits", layout.payload_folder)
 
 
-def _publish_manifest(place: Place, manifest: _Manifest) -> ShardLayout:
+def _publish_manifest(place: Place, manifest: Manifest) -> ShardLayout:
     """Say what the store is, unless somebody has said so before; and how its shards are laid out."""
     place.create(MANIFEST, seal(manifest.model_dump(mode="json")))
-    winner = _read_manifest(place)
-    recipe, spec = _meaning(winner, place)
+    winner = read_manifest(place)
+    recipe, spec = meaning_of(winner, place)
     layout = layout_of(recipe, spec, winner.shard_size, winner.layout, winner.format)
     if isinstance(layout, ZarrLayout):
         ZarrGroup(place, layout, recipe, spec).lay_out()
@@ -344,8 +309,8 @@ def _check_recipe(store: LatentStore, recipe: Recipe) -> None:
 
 
 def _load(place: Place, *, tolerate_damage: bool, load: bool = True) -> LatentStore:
-    manifest = _read_manifest(place)
-    recipe, spec = _meaning(manifest, place)
+    manifest = read_manifest(place)
+    recipe, spec = meaning_of(manifest, place)
     try:
         store = LatentStore(
             place,
@@ -374,56 +339,3 @@ def _load(place: Place, *, tolerate_damage: bool, load: bool = True) -> LatentSt
             raise
         store.damage += (str(error),)
     return store
-
-
-def _read_manifest(place: Place) -> _Manifest:
-    file = place.location(MANIFEST)
-    try:
-        text = unseal(place.read(MANIFEST, MANIFEST_LIMIT_BYTES))
-        version: object = cast(dict[str, object], json.loads(text)).get("format")
-        if isinstance(version, int) and version > FORMAT:
-            raise StoreError(
-                f"{place} was written by a newer theworld (format {version}, this one reads {FORMAT}). Upgrade theworld"
-            )
-        return _Manifest.model_validate_json(text)
-    except ValidationError as error:
-        raise _damaged_manifest(file, list_problems(error)) from error
-    except (ValueError, AttributeError, RecursionError) as error:
-        if "adapter_config.json" in place.names(""):  # a run's theworld.json says other things
-            raise StoreNotFoundError(
-                f"{place} is a run that `theworld train` wrote, not a store. `theworld cache list FOLDER` finds stores"
-            ) from error
-        raise _damaged_manifest(file, str(error)) from error
-    except OSError as error:
-        store_error = unreadable(file, None, error)
-        is_damaged = isinstance(store_error, DamagedShardError)
-        raise (_damaged_manifest(file, str(error)) if is_damaged else store_error) from error
-
-
-def _meaning(manifest: _Manifest, place: Place) -> tuple[Recipe, LatentSpec]:
-    file = place.location(MANIFEST)
-    try:
-        recipe = parse_recipe(manifest.recipe, where=str(file))
-    except RecipeError as error:
-        raise _damaged_manifest(file, f"{error} (or another version of theworld wrote it)") from error
-    if recipe.id != manifest.recipe_id:
-        raise _damaged_manifest(file, f"it states recipe {manifest.recipe_id[:12]}, its fields are {recipe.id[:12]}")
-    try:
-        spec = LatentSpec(**manifest.spec.model_dump())
-    except LatentShapeError as error:
-        raise _damaged_manifest(file, str(error)) from error
-    _check_size(recipe, spec, where=str(file))
-    return recipe, spec
-
-
-def _damaged_manifest(file: Path | str, problem: str) -> DamagedShardError:
-    return DamagedShardError(
-        f"{file}: {problem}. It says what every latent here means, so nothing can be read without it. Restore this one "
-        "file from a copy of the store, or move the store away and run `theworld precompute` again"
-    )
-
-
-def _check_size(recipe: Recipe, spec: LatentSpec, *, where: str) -> None:
-    channels, frames, height, width = spec.sample_shape(recipe.height, recipe.width, recipe.rollout_steps)
-    if not 0 < channels * frames * height * width * 4 <= _MAX_SAMPLE_BYTES:
-        raise StoreError(f"{where} asks for latents of shape {(channels, frames, height, width)}: none can be stored")

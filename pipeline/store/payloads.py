@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+
 from ..errors import DamagedShardError, StoreError
 from ..messages import command
 from .keys.runs import record_tags
 from .latent_store import LatentStore
 from .payload_sizes import listed_problem, listed_sizes, size_problem
+from .records import record_name
 
+_REQUESTS = 16
 _NAMED = 3
 """Payloads that a message names; of a store cut in half there are thousands."""
 
@@ -48,6 +53,10 @@ def payload_problems(store: LatentStore) -> dict[int, str]:
     problems: dict[int, str] = {}
     place, layout = store.place, store.layout
     listed = None if place.is_local else listed_sizes(place, layout.payload_folder)
+    if listed is not None:
+        top = len(layout.payload_folder) + 1
+        numbers = {layout.number_of(name[top:].partition("/")[0]) for name in listed} - {None, *store.bad_records}
+        _require_listed(store, {n for n in numbers.difference(store.shards.numbers.tolist()) if n is not None})
     for number, _, stated_bytes in store.shards.table().tolist():  # an object a shard would take longer than the looks
         name = layout.payload_name(number)
         problem = (
@@ -71,4 +80,25 @@ def unrecorded_payloads(store: LatentStore) -> set[int]:
         payloads = store.layout.payload_numbers(store.place, but=recorded)
     except OSError as error:
         raise StoreError(f"{error.filename} cannot be listed: {error.strerror}") from error
-    return payloads - record_tags(store.place).keys()  # listed again: a writer may have committed in between
+    unrecorded = payloads - record_tags(store.place).keys()  # listed again: a writer may have committed in between
+    _require_listed(store, unrecorded)
+    return unrecorded
+
+
+def _require_listed(store: LatentStore, numbers: Collection[int]) -> None:
+    """Look for the records of payloads that seem to have none: a listing that lacks some hides their latents.
+
+    Raises:
+        StoreError: a bucket does not list a record that is there.
+    """
+    if store.place.is_local or not numbers:
+        return
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        entries = pool.map(store.place.entry, map(record_name, numbers))
+        there = {number for number, entry in zip(numbers, entries, strict=True) if entry is not None}
+    if hidden := sorted(there - record_tags(store.place).keys()):  # a writer may have committed in between
+        raise StoreError(
+            f"{store.place}: its listing lacks records that are there ({len(hidden)}, such as "
+            f"{record_name(hidden[0])}), so their latents would be missed. Run the same command again; if it says so "
+            "again, keep stores on a server whose listings are complete (S3, GCS, Azure, R2, MinIO and Ceph)"
+        )

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 import xxhash
@@ -17,7 +18,8 @@ from ..files.places.place import Place
 from ..files.sealed import seal, unseal
 from ..latents.keys import is_key
 from ..latents.recipe import Recipe
-from .commit import place_payload, publish_record
+from ..machine import running_seconds
+from .commit import place_payload, publish_record, require_quick
 from .formats.base import ShardLayout
 from .records import RECORD_LIMIT_BYTES, ShardRecord
 
@@ -30,22 +32,35 @@ class ShardTarget(Protocol):
     shard_size: int
     layout: ShardLayout
 
-    @property
-    def next_number(self) -> int:
-        """The shard number to try first."""
+    def has_been_committed(self, keys: Sequence[str], *, taken: int | None) -> bool:
+        """Whether others have meanwhile committed all of some keys, which were planned for a number that is taken."""
         ...
 
-    def holds_soundly(self, keys: Sequence[str]) -> bool:
-        """Whether committed shards, whose payloads are there, have all of some keys."""
-        ...
-
-    def refresh(self) -> None:
-        """Read the records that were written since."""
+    def free_number(self, *, taken: int | None) -> int:
+        """The shard number to try first, where there is no plan or its number is taken."""
         ...
 
     def committed(self, record: ShardRecord) -> None:
         """Know a record that was just published here."""
         ...
+
+
+def place_shard(
+    place: Place, layout: ShardLayout, record: ShardRecord, payload: Path | bytes, *, first: int
+) -> ShardRecord:
+    """Place a payload, then its record; returns the record with the number it got.
+
+    Args:
+        payload, first: as of `place_payload`.
+    Raises:
+        StoreError: the place refuses, or took so long that gc may have taken the payload away.
+    """
+    began = running_seconds()
+    number = place_payload(place, payload, layout.payload_name, first=first, top=layout.payload_folder)
+    require_quick(place.location(layout.payload_name(number)), running_seconds() - began)
+    record = record.model_copy(update={"shard": number})
+    publish_record(place, record)
+    return record
 
 
 class ShardWriter:
@@ -124,17 +139,10 @@ class ShardWriter:
                 if first is None or self._is_taken(first):
                     # others write here too; a number that was planned and is free needs no look, which at 50,000
                     # shards costs more than all the rest
-                    store.refresh()
-                    if not again and store.holds_soundly(list(self._keys)):
+                    if store.has_been_committed(list(self._keys), taken=first) and not again:
                         return None
-                    first = store.next_number
-                record = self._record(facts)
-                layout = store.layout
-                number = place_payload(
-                    store.place, temp.path, layout.payload_name, first=first, top=layout.payload_folder
-                )
-                record = record.model_copy(update={"shard": number})
-                publish_record(store.place, record)
+                    first = store.free_number(taken=first)
+                record = place_shard(store.place, store.layout, self._record(facts), temp.path, first=first)
         finally:
             with suppress(OSError):
                 temp.discard()

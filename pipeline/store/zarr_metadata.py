@@ -24,6 +24,10 @@ LATENTS, KEY, TIME = "latents", "key", "time_s"
 """The arrays."""
 KEY_CHUNK_ROWS = 4096
 """Few enough to be written anew with each commit into them, many enough that a million rows are 245 files."""
+_WRITTEN: dict[str, dict[str, bytes]] = {}
+"""What zarr-python wrote in this process, by what the metadata has to say: it takes longer than the rest of opening a
+store to write does, which a job does several times."""
+_WRITTEN_MOST = 64
 _FACTS = ("recipe_id", "recipe", "theworld_format", "mean", "std")
 """Attributes that are stated again whenever a shape is: with another value, latents would be misread."""
 
@@ -122,6 +126,16 @@ class ZarrMetadata:
     @cached_property
     def made(self) -> dict[str, Document]:
         """Every zarr.json of a store without a sample, as zarr-python writes it."""
+        arrays = ("", *self.arrays)
+        described = [[self.attributes(array), self.expected(array) if array else None] for array in arrays]
+        key = json.dumps([self.files, described])
+        if key not in _WRITTEN:
+            while len(_WRITTEN) >= _WRITTEN_MOST:
+                del _WRITTEN[next(iter(_WRITTEN))]
+            _WRITTEN[key] = self._write()
+        return {name: json.loads(content) for name, content in _WRITTEN[key].items()}
+
+    def _write(self) -> dict[str, bytes]:
         from zarr import consolidate_metadata, create_group  # pyright: ignore[reportUnknownVariableType]
         from zarr.codecs import BytesCodec, Crc32cCodec, TransposeCodec
         from zarr.storage import MemoryStore
@@ -169,7 +183,7 @@ class ZarrMetadata:
             with warnings.catch_warnings():  # that the specification has no word of it yet
                 warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
                 consolidate_metadata(memory)
-        return {name: json.loads(files[name].to_bytes()) for name in self.files}
+        return {name: files[name].to_bytes() for name in self.files}
 
 
 def difference(document: Document, expected: Document) -> str | None:

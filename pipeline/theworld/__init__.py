@@ -4,7 +4,7 @@ The shortest way in; `theworld.pipeline`, `theworld.precompute` and `theworld.tr
 before it is used.
 """
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Any
 
 _HOMES = {"TheWorld": "theworld.model", "ask": "theworld.train", "open_store": "theworld.pipeline"}
@@ -13,6 +13,8 @@ __all__ = ["TheWorld", "__version__", "ask", "open_store", "train"]
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib import metadata  # itself takes a twentieth of a second
+
         return metadata.version("theworld")
     if name == "train":
         return import_module("theworld.train")  # a package that can be called: theworld.train(config)

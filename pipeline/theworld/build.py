@@ -1,4 +1,4 @@
-"""Make what stands behind `theworld.TheWorld`: of a trained run, or of a language model alone."""
+"""Build the parts of `theworld.TheWorld` from a trained run, or from a language model alone."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Device = str | int | torch.device
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What stands behind a model."""
+    """The parts of a model, and the facts of its run."""
 
     lm: LanguageModel
     reader: Any

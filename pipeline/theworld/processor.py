@@ -1,4 +1,4 @@
-"""Texts and pictures to what a model's `forward` and `generate` take."""
+"""Turn texts and pictures into the inputs of a model's `forward` and `generate`."""
 
 from __future__ import annotations
 

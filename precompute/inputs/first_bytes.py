@@ -54,7 +54,7 @@ _UNPACK = {"gzip": "gunzip", "bzip2": "bunzip2"}
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a file is."""
+    """The format of a file, and whether it is an input, a list, a table or a tar."""
 
     form: str
     """One of the words at the head of this file. `OTHER` is known, and not read; a text that is no list is one."""

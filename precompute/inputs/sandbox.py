@@ -132,7 +132,7 @@ class _Template:
             raise
 
     def close(self) -> None:
-        """End it at once. What it forked goes on."""
+        """End the template process at once. The processes that it forked keep running."""
         self.control.close()
         self.process.kill()
         self.process.wait()

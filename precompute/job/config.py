@@ -39,7 +39,7 @@ _MODELS = [place for family in BUILT_IN.values() for place in family.names.value
 class PrecomputeConfig(BaseModel):
     """The settings of `theworld precompute`. None takes the default of the world model."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     # what is rolled out or encoded, and where it goes
     images: Annotated[

@@ -31,7 +31,7 @@ class Price:
 
 
 def parse_price(text: str) -> Price | None:
-    """The price in a text; None where it is none."""
+    """Parse a price; None if the text is no price."""
     match = _PRICE.fullmatch(text.strip())
     if match is None or (match["before"] and match["after"]):
         return None

@@ -75,7 +75,7 @@ class Work:
 
 
 class Scheduler:
-    """One run of the loop."""
+    """The loop of a job, from its first task to its last."""
 
     def __init__(
         self,
@@ -326,7 +326,7 @@ class Scheduler:
         return []
 
     def _note_ended_tasks(self) -> None:
-        """Bring the ledger up to date with the tasks that ended; nobody is told of a failure before that is durable."""
+        """Write the failures of ended tasks to the ledger; a failure is reported only after that is durable."""
         try:
             self._record_failures()
         finally:

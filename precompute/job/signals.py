@@ -1,4 +1,4 @@
-"""What ends a run in order: SIGTERM, Ctrl-C, a terminal that goes away, the signals that SLURM sends before a limit.
+"""Signals that stop a run in order: SIGTERM, Ctrl-C, a closed terminal, SLURM's warning before its time limit.
 
     first signal     outside of a batch: Interrupted, at once
                      inside (`held`): noted; the batch in hand ends, the shard is committed as far as it is, exit 75
@@ -98,7 +98,7 @@ class Signals:
             raise Interrupted(_message(self.name))
 
     def _end_on_the_spot(self, numbers: bytes) -> None:
-        """Called in a thread of its own, as the main one may be in compiled code for minutes."""
+        """End the process from another thread, since the main one may be in compiled code for minutes."""
         for number in numbers:
             if self._heard is not None and number in _URGENT and not self._is_echo(number):
                 print_at_once(f"stopped on the spot by a second signal ({signal.Signals(number).name})")

@@ -193,7 +193,7 @@ def audit(
 
 
 def _by_maker(store: LatentStore, keys: Sequence[str]) -> list[tuple[list[str], Mapping[str, Any]]]:
-    """Keys by what is recorded of who made them; of a shard copied from several, what is the same in all of them."""
+    """Keys grouped by the recorded software and device; of a merged shard, by the facts that all its sources share."""
     records = {record.shard: record for record in store.records()}
     groups: dict[str, tuple[list[str], Mapping[str, Any]]] = {}
     for key, row in zip(keys, store.rows_of(keys).tolist(), strict=True):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...pipeline.errors import ConfigError
 from ...pipeline.latents.keys import key_of_bytes
-from ...pipeline.latents.recipe import Recipe
+from ...pipeline.latents.recipe import Recipe, recipe_of_draw
 from ...pipeline.latents.world_model import WorldModel
 from ...pipeline.machine import DeviceName, resolve_device
 from ...pipeline.progress import Progress
@@ -25,20 +25,6 @@ from ..worlds.network.offloading import load_or_offload
 from ..worlds.prompts import embed_prompts, load_prompt_embeddings
 from ..worlds.source import find_family, resolve_world
 from ..worlds.text_embeddings import TextEmbeddings
-
-
-def recipe_of_draw(recipe: Recipe, draw: int) -> Recipe:
-    """The recipe of one future: that of the `draw`-th after a recipe's own, or of the `draw`-th of kind samples.
-
-    Raises:
-        ConfigError: the recipe predicts no future.
-    """
-    if not recipe.traits.predicts:
-        raise ConfigError(f"latents of kind {recipe.kind} hold no predicted future, so there are no draws of it")
-    changes: dict[str, object] = {"draw": recipe.draw + draw}
-    if recipe.traits.has_draws:
-        changes |= {"kind": "rollout", "draws": 1, "rollout_steps": recipe.rollout_steps // recipe.draws}
-    return recipe.model_copy(update=changes)
 
 
 def require_noise(recipe: Recipe, world: str | None) -> None:

@@ -1,4 +1,4 @@
-"""From a decoded frame to the picture that a player shows: what the file says of its own showing, applied or noted.
+"""From a decoded frame to the picture that a player shows, by what the file states of its display.
 
 matrix, range       by FFmpeg's swscale, as stated; BT.601 where no matrix is, as FFmpeg does
 transfer            PQ and HLG to SDR (video_colours.py); others are taken as they are

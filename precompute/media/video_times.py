@@ -1,4 +1,4 @@
-"""Which frames a clip is made of, where it is to have a rate of its own.
+"""Choose the frames of a clip that is to have a rate of its own.
 
 The frame of a moment is the one nearest to it in time; of two equally near, the earlier. The last frame is there until
 half of its duration is over. Containers round times, Matroska to a millisecond, so a difference of so little is none:

@@ -33,7 +33,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One sample."""
+    """One sample: a row of the contact sheet."""
 
     name: str
     key: str
@@ -58,7 +58,7 @@ class Words:
     """The first frame that is a prediction; None where none is."""
 
     def ink(self, frame: int) -> tuple[int, int, int]:
-        """Of what is said of a frame."""
+        """The color of a frame's label."""
         return INK if self.predicted_from is None or frame < self.predicted_from else ACCENT
 
 

@@ -265,7 +265,7 @@ class LatentDecoder:
 
 
 def place_of(recipe: Recipe, world: str | None) -> str:
-    """Where to look for the world model of a recipe: where it is said to be, on the Hub, or in the package."""
+    """Where the world model of a recipe is: the place that the user named, the Hub, or the package."""
     return world or (recipe.world.removeprefix("hub:") if recipe.world.startswith("hub:") else WORLDLET)
 
 

@@ -47,7 +47,7 @@ GUARDRAIL_NOTE = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preview:
-    """What was drawn."""
+    """The files of a preview."""
 
     files: tuple[Path, ...]
     samples: tuple[tuple[str, str], ...]

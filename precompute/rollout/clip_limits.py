@@ -39,7 +39,7 @@ def check_window(recipe: Recipe, world: WorldSource, *, steps: int) -> None:
 
 
 def _check_kept_state(recipe: Recipe, world: WorldSource, frames: int, most: int) -> None:
-    """The same, where the world model goes on from a state that it keeps."""
+    """The same for a world model that keeps a state, so that a clip may be longer than its window."""
     if recipe.chunk_context:
         raise ConfigError(
             f"--chunk-context {recipe.chunk_context}: {world.name} goes on from the state that it keeps, and decodes "

@@ -16,7 +16,7 @@ from ...pipeline.files.images import decode as image_files
 from ...pipeline.files.images.formats import name_format
 from ...pipeline.latents.kinds import KINDS as TRAITS
 from ...pipeline.latents.kinds import KindName
-from ...pipeline.latents.recipe import IMAGE_RULES, VIDEO_RULES, VIEW_RULES, Recipe
+from ...pipeline.latents.recipe import IMAGE_RULES, VIDEO_RULES, VIEW_RULES, Recipe, recipe_of_draw
 from ...pipeline.latents.spec import LatentSpec, latent_frames, video_frames
 from ...pipeline.latents.world_model import Autoencoder, HasHiddenStates, WorldModel
 from ..media import images, video, video_files
@@ -66,12 +66,7 @@ class _Samples(_Rollout):
         return f"{recipe.draws} futures of {steps} steps = {_future(recipe, world, steps)}"
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
-        steps = recipe.rollout_steps // recipe.draws
-        single = {"kind": "rollout", "rollout_steps": steps, "draws": 1}
-        rollouts = [
-            _roll_out(world, batch, keys, recipe.model_copy(update={**single, "draw": draw}))
-            for draw in range(recipe.draw, recipe.draw + recipe.draws)
-        ]
+        rollouts = [_roll_out(world, batch, keys, recipe_of_draw(recipe, number)) for number in range(recipe.draws)]
         return torch.cat([rollouts[0][:, :, :1], *(future[:, :, 1:] for future in rollouts)], dim=2)
 
 

@@ -1,4 +1,4 @@
-"""The interface of a family of world models: what it says of itself, so that nothing else has to know it.
+"""The interface of a family of world models: all that other code asks about one.
 
 `WorldFamily` is what each has. The other protocols are optional, each with what it is for; without one, the default
 stands beside it.
@@ -286,7 +286,7 @@ class HasRest(Protocol):
 
 @runtime_checkable
 class KeepsState(Protocol):
-    """Optional: it goes on from a state that it keeps, so that clips may be longer than those it was trained on.
+    """Optional: the world model keeps a state, so that clips may be longer than those it was trained on.
     Without it, clips beyond the window are made of chunks that begin with decoded frames, or refused."""
 
     def most_frames(self, configs: Configs) -> int:
@@ -333,7 +333,7 @@ def size_multiple(family: WorldFamily, configs: Configs) -> int:
 
 
 def most_frames(family: WorldFamily, configs: Configs) -> int | None:
-    """Latent frames of the longest clip of a family that goes on from a state it keeps; None of any other."""
+    """Latent frames of the longest clip of a family that keeps a state; None for any other."""
     return family.most_frames(configs) if isinstance(family, KeepsState) else None
 
 

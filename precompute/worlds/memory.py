@@ -1,4 +1,4 @@
-"""How much memory a world model takes: an optional member of a family, so that each says its own. Loads no torch.
+"""How much memory a world model takes, by the estimate of its own family. Loads no torch.
 
 An estimate comes from configs and shapes alone, before any weights are there. Of a family that says nothing, nothing
 is known, and a plan says that.
@@ -38,7 +38,7 @@ class Memory:
 
     @classmethod
     def at_most(cls, weights: int, stages: Mapping[str, int], *, offloadable: int = 0) -> Memory:
-        """Of stages that follow one another: the one that takes most decides."""
+        """The memory of stages that follow one another: the largest one decides."""
         during = max(stages, key=lambda name: stages[name])
         return cls(weights=weights, computed=stages[during], during=during, offloadable=offloadable)
 

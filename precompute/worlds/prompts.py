@@ -1,8 +1,7 @@
-"""Prompts: read once, before workers start, so that no worker holds what reads them. How is the family's affair."""
+"""Embed all prompts once, before workers start, so that no worker holds a text encoder."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ...pipeline.files.places.local import place_of
 from ...pipeline.files.places.place import Place
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.store.folder import PROMPTS
+from ...pipeline.store.prompt_files import prompt_name
 from .family import TextForm
 from .text_embeddings import (
     PROMPT_BRANCH,
@@ -71,7 +71,7 @@ def embed_sample_prompts(
         with place.writing(), made_folder(place.path, place.path / PROMPTS):
             pass
     saved_names = set(place.names(PROMPTS))  # one look at a folder, or one listing of a bucket
-    names = {prompt: _name_of(prompt) for prompt in prompts}
+    names = {prompt: prompt_name(prompt) for prompt in prompts}
     if missing := [prompt for prompt, name in names.items() if name not in saved_names]:
         read = form.load(folder, recipe, device=device)
         for prompt in missing:
@@ -98,7 +98,7 @@ def load_prompt_embeddings(store: Path | Place, prompts: Sequence[str], negative
     place = place_of(store)
     texts: list[Text] = []
     for prompt in prompts:
-        name, owner = f"{PROMPTS}/{_name_of(prompt)}", f"the embedding of the prompt {prompt!r}"
+        name, owner = f"{PROMPTS}/{prompt_name(prompt)}", f"the embedding of the prompt {prompt!r}"
         path, branches = place.location(name), read_texts_from(place, name, owner)
         if PROMPT_BRANCH not in branches:
             raise damaged_embedding(path, owner, ValueError("it holds no prompt"))
@@ -110,8 +110,4 @@ def load_prompt_embeddings(store: Path | Place, prompts: Sequence[str], negative
 
 def prompt_file(store: Path, prompt: str) -> Path:
     """File of a store that holds the embedding of a sample's prompt."""
-    return store / PROMPTS / _name_of(prompt)
-
-
-def _name_of(prompt: str) -> str:
-    return f"{hashlib.sha256(prompt.encode()).hexdigest()[:32]}.safetensors"
+    return store / PROMPTS / prompt_name(prompt)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +58,7 @@ def registered() -> dict[str, Registered]:
         WorldModelError: an entry point cannot be loaded or is no family, or two claim one name; it says whose they are.
     """
     families = {name: Registered(name, family, "theworld") for name, family in BUILT_IN.items()}
-    for point in entry_points(group=GROUP):
+    for point in _entry_points(_state_of_the_path()):
         origin = _origin(point)
         if (other := families.get(point.name)) is not None:
             raise WorldModelError(
@@ -73,6 +75,18 @@ def registered() -> dict[str, Registered]:
                     f"{entry.name} ({entry.origin}) both claim it. Uninstall one, or give it another name"
                 )
     return families
+
+
+def _state_of_the_path() -> tuple[tuple[str, int], ...]:
+    """The places where packages are looked for, and when each was last changed: installing one changes its place."""
+    places = {place: Path(place or ".") for place in sys.path}
+    return tuple((place, folder.stat().st_mtime_ns) for place, folder in places.items() if folder.is_dir())
+
+
+@lru_cache(maxsize=1)
+def _entry_points(_: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+    """Those of the group. Reading the metadata of some 150 packages takes 5 ms, and a job asks several times."""
+    return tuple(entry_points(group=GROUP))
 
 
 def named_worlds() -> dict[str, str]:

@@ -65,7 +65,7 @@ class WorldSource:
         return self.family.latent_spec(read_configs(self.folder))
 
     def spec_of(self, recipe: Recipe) -> LatentSpec:
-        """The space of the recipe's latents: that of its own, or of its network's hidden states.
+        """The space of the recipe's latents: that of the autoencoder, or of the network's hidden states.
 
         Raises:
             ConfigError: it has no blocks to take hidden states from.

@@ -1,4 +1,4 @@
-"""What world models see of prompts: named tensors, in whatever form a family gives them, as stores keep them.
+"""Prompt embeddings as world models read them and stores keep them: named tensors.
 
 A family decides which tensors stand for a prompt: a row for each token, keys and values of each layer, a prefix. Here
 nothing of it is known but the names. Each tensor is of one prompt and begins with an axis of length one.
@@ -23,9 +23,8 @@ from ...pipeline.files.places.folder import Folder
 from ...pipeline.files.places.place import Place
 from ...pipeline.files.plain import open_file
 from ...pipeline.latents.world_model import WorldModel
+from ...pipeline.store.prompt_files import MAX_EMBEDDING_BYTES
 
-MAX_EMBEDDING_BYTES = 2**30
-"""Of a file of them. 512 rows of 4,096 numbers are 8 MiB; keys and values of 64 layers for 512 tokens 128 MiB."""
 ROWS = "rows"
 """The tensor of a text that has one only: (1, L, D), a row for each token. Files have it under the bare name of its
 branch, `prompt`, as all stores had it before there were other forms; others are `prompt/NAME`."""

@@ -1,4 +1,4 @@
-"""Prompts as T5 and its like give them: a row of numbers for each token.
+"""Prompt embeddings of T5 and similar encoders: a row of numbers for each token.
 
 Source: `_get_t5_prompt_embeds` of the Cosmos and Wan pipelines: the encoder's last hidden state, zeros after the text.
 """

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from ..miniatures.lm import save_mini_lm, save_mini_store
 from ..miniatures.store import fill
 from ..miniatures.world_model import save_mini_world
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 
 
 def test_the_python_of_the_store_s_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,20 +132,49 @@ def test_every_message_that_troubleshooting_explains_is_one_that_can_be_met() ->
 PAGES = sorted([DOCS.parent / "README.md", *DOCS.glob("*.md")])
 
 
-def commands_of(page: Path) -> list[list[str]]:
+def lines_of(page: Path) -> list[list[str]]:
+    """The words of each line of shell."""
     text = page.read_text().replace("\\\n", " ")
     blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", text, re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines() if line.startswith("theworld ")]
-    return [shlex.split(line, comments=True)[1:] for line in lines]
+    lines = (line for block in blocks for line in block.splitlines() if not line.startswith("ray()"))
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def commands_of(words: list[str]) -> Iterator[list[str]]:
+    """What follows `theworld` in a line: first, after Ray's `--`, within `sbatch --wrap`, or in our SLURM scripts."""
+    for number, word in enumerate(words):
+        if word == "theworld" and all(re.fullmatch(r"--|nice|\w+=.*", before) for before in words[:number][-1:]):
+            yield words[number + 1 :]
+        elif word == "--wrap":
+            yield from commands_of(shlex.split(words[number + 1]))
+        elif word == "configs/slurm.sh":
+            yield ["precompute", *words[number + 1 :]]
+        elif word == "configs/slurm_train.sh":
+            yield ["train", *words[number + 2 :], "--out", words[number + 1]]
+
+
+def parse(command: Any, words: list[str]) -> None:
+    """Parses and refuses; runs nothing."""
+    while hasattr(command, "commands"):  # down to the one that takes options
+        command = command.commands[words.pop(0)]
+    command.make_context("command", words)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "containers" / "README.md"], ids=lambda page: page.name)
 def test_every_command_of_a_page_is_one_that_can_be_typed(page: Path) -> None:
-    for words in commands_of(page):
-        command: Any = get_command(app)
-        while hasattr(command, "commands"):  # down to the one that takes options
-            command = command.commands[words.pop(0)]
-        command.make_context("theworld", words)  # parses and refuses; runs nothing
+    for line in lines_of(page):
+        for words in commands_of(line):
+            parse(get_command(app), [re.sub(r"^\$\w+/", "1/", word) for word in words])
+
+
+def test_every_command_of_ray_on_the_page_on_clusters_is_one_that_ray_knows() -> None:
+    from ray.scripts.scripts import cli
+
+    [ports] = re.findall(r'^ports="(.*)"$', (DOCS / "cluster.md").read_text(), re.MULTILINE)
+    lines = [line for line in lines_of(DOCS / "cluster.md") if line[0] == "ray"]
+    assert {" ".join(line[1:3]) for line in lines} >= {"start --head", "job submit", "job logs", "job stop"}
+    for line in lines:
+        parse(cli, [part for word in line[1:] for part in (ports.split() if word == "$ports" else [word])])
 
 
 def test_every_page_can_be_found_from_the_readme() -> None:

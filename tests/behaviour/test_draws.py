@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, StoreMismatchError
+from theworld.pipeline.latents.recipe import recipe_of_draw
 from theworld.pipeline.latents.tensors import as_tensor
 from theworld.pipeline.store.folder import open_store
 from theworld.precompute.live.batches import LiveBatches
-from theworld.precompute.live.world import LazyRollout, recipe_of_draw
+from theworld.precompute.live.world import LazyRollout
 from theworld.train.config import TrainConfig
 from theworld.train.evaluation.abstention import abstain
 from theworld.train.evaluation.answering.many import Response

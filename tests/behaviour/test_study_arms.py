@@ -1,13 +1,15 @@
 """A study's file states arms with stores, draws and settings of their own, and the hypotheses it is judged on."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from theworld.pipeline.config import read_table
-from theworld.pipeline.errors import ConfigError, RunError, StoreMismatchError
+from theworld.pipeline.errors import ConfigError, StoreMismatchError
 from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.store.folder import create_store, open_store
 from theworld.train.config import TrainConfig
@@ -38,6 +40,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shard.add(key_of_bytes(f"picture {number}".encode()), blob_latents(place_of(number), number))
         shard.commit({})
     return folder
+
+
+def stamps_of(out: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (out / "units").iterdir()}
+
+
+def changed(before: dict[str, int], out: Path) -> set[str]:
+    """The answers that are new since."""
+    return {name for name, stamp in stamps_of(out).items() if before.get(name) != stamp}
 
 
 def table(place: Path, **changes: Any) -> StudyTable:
@@ -111,14 +122,75 @@ def test_a_study_is_judged_on_the_hypotheses_it_states(results: dict[str, Any]) 
     assert verdicts["S3"] == "supported"
 
 
-def test_a_study_goes_on_with_more_arms_and_not_with_another_arm_of_a_name(
-    place: Path, results: dict[str, Any]
+def test_an_arm_that_became_another_is_trained_again_and_the_others_are_kept(
+    place: Path, results: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    done = run_study(study(place, results["out"]), jobs=1)
-    assert len(done) == 8
+    out = shutil.copytree(results["out"], tmp_path / "evidence2")
+    before = stamps_of(out)
     other = table(place, arms={"better": {"store": place / "rollouts"}}, hypotheses={})
-    with pytest.raises(RunError, match=r"another study: own_arms"):
-        run_study(study(place, results["out"], arms=("rollout", "better"), table=other))
+    run_study(study(place, out, arms=("rollout", "better"), table=other), jobs=1)
+    assert changed(before, out) == {"better-labels8-seed0.json", "better-labels8-seed1.json"}
+    assert "comes from something else, and is trained again: store recipe" in caplog.text
+    again = stamps_of(out)
+    run_study(study(place, out, arms=("rollout", "better"), table=other), jobs=1)
+    assert changed(again, out) == set()
+
+
+def test_a_built_in_arm_that_is_given_a_table_is_trained_again_only_if_it_reads_something_else(
+    place: Path, results: dict[str, Any], tmp_path: Path
+) -> None:
+    out = shutil.copytree(results["out"], tmp_path / "evidence2")
+    before = stamps_of(out)
+    same = table(place, arms={"rollout": {}}, hypotheses={})
+    run_study(study(place, out, arms=("rollout",), table=same), jobs=1)
+    assert changed(before, out) == set()
+    other = table(place, arms={"rollout": {"train": {"learning_rate": 1e-3}}}, hypotheses={})
+    run_study(study(place, out, arms=("rollout",), table=other), jobs=1)
+    assert changed(before, out) == {"rollout-labels8-seed0.json", "rollout-labels8-seed1.json"}
+
+
+def test_answers_taken_elsewhere_make_the_same_page_without_training(
+    place: Path, results: dict[str, Any], tmp_path: Path
+) -> None:
+    shutil.copytree(results["out"] / "units", tmp_path / "evidence2" / "units")
+    before = stamps_of(tmp_path / "evidence2")
+    plan = study(place, tmp_path / "evidence2")
+    findings = find(plan, run_study(plan, jobs=1))
+    assert changed(before, tmp_path / "evidence2") == set()
+    ours = json.loads(findings.to_json())
+    assert {name for name in ours if ours[name] != json.loads(json.dumps(results[name]))} <= {"created"}
+
+
+def test_answers_to_other_questions_are_not_used(
+    place: Path, results: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(results["out"] / "units", tmp_path / "evidence2" / "units")
+    before = stamps_of(tmp_path / "evidence2")
+    lines = (place / "questions.jsonl").read_text().splitlines(keepends=True)
+    fewer = place / "fewer.jsonl"
+    fewer.write_text("".join(lines[:-1]))
+    plan = study(place, tmp_path / "evidence2", arms=("still",))
+    plan = dataclasses.replace(plan, settings=plan.settings.model_copy(update={"questions": fewer}), seeds=1)
+    run_study(plan, jobs=1)
+    assert changed(before, tmp_path / "evidence2") == {"still-labels8-seed0.json"}
+    assert "questions_sha256" in caplog.text
+    assert "store keys_sha256" in caplog.text
+
+
+def test_answers_of_an_earlier_version_are_set_aside_where_nothing_says_what_they_come_from(
+    place: Path, results: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = shutil.copytree(results["out"], tmp_path / "evidence2")
+    for file in (out / "units").iterdir():
+        unit = json.loads(file.read_text())
+        file.write_text(json.dumps({name: value for name, value in unit.items() if name != "provenance"}))
+    before = stamps_of(out)
+    run_study(study(place, out), jobs=1)
+    assert changed(before, out) == set()  # study.json speaks for them
+    other = table(place, arms={"rollout": {"train": {"learning_rate": 1e-3}}}, hypotheses={})
+    run_study(study(place, out, arms=("rollout",), table=other), jobs=1)
+    assert "rollout-labels8-seed0.json.old does not say what it comes from" in caplog.text
+    assert json.loads((out / "units" / "rollout-labels8-seed0.json").read_text())["provenance"]
 
 
 def test_arms_of_other_world_tokens_are_refused_before_anything_is_trained(place: Path, tmp_path: Path) -> None:

@@ -21,12 +21,14 @@ from theworld.pipeline.latents.keys import key_of_file
 from theworld.pipeline.store.folder import open_store
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.run import run_precompute
+from theworld.train.config import TrainConfig
 from theworld.train.evaluation.answer import ask
 from theworld.train.language.weights import find_weights
 from theworld.train.questions.record import read_questions
 from theworld.train.runs.folder import load_run
+from theworld.train.training.train import train
 
-from ..miniatures.lm import save_mini_lm
+from ..miniatures.lm import PLACES, SMALL_TRAINING, save_mini_lm
 from ..miniatures.world_model import save_mini_world
 
 QUESTION = "where is the ball?"
@@ -94,6 +96,45 @@ def test_a_rollout_made_here_and_one_of_a_store_give_equal_logits(model: TheWorl
     stored = model.rank(QUESTION, ["left", "right"], latents=store.read([key_of_file(file)]))
     assert [one.choice for one in live] == [one.choice for one in stored]
     assert live[0].probability == pytest.approx(stored[0].probability, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["hidden", "samples", "views"])
+def test_a_run_on_another_kind_of_store_sees_images_as_its_store_has_them_or_names_the_kind(
+    place: Path, tmp_path: Path, kind: str
+) -> None:
+    settings: dict[str, Any] = {"hidden": {"hidden_width": 4}, "samples": {"draws": 2, "denoise_steps": 3}, "views": {}}
+    steps = {} if kind == "views" else {"steps": 2}
+    run_precompute(
+        PrecomputeConfig.model_validate(
+            {"images": place, "world": str(place / "world"), "cache": tmp_path / "cache", "kind": kind, "size": "32x48",
+             "in_process": True, "device": "cpu", **steps, **settings[kind]}
+        )
+    )  # fmt: skip
+    about = {"question": QUESTION, "choices": PLACES[:2]}
+    rows = [{**about, "id": f"{n}", "image": f"{place / str(n)}.png", "answer": PLACES[n]} for n in range(2)]
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    small = {"store": tmp_path / "cache", "questions": questions, "lm": str(place / "lm"), "out": tmp_path / "run"}
+    train(
+        TrainConfig.model_validate(
+            {**SMALL_TRAINING, **small, "train_steps": 1, "holdout": 0.0, "patch": 1, "max_world_steps": 13}
+        )
+    )
+    model = TheWorld.from_pretrained(tmp_path / "run", world=str(place / "world"), device="cpu")
+    store = open_store(tmp_path / "cache")
+    if kind == "views":
+        with pytest.raises(ConfigError, match="latents of kind views have to be precomputed"):
+            model(**model.processor(text=QUESTION, images=place / "0.png"))
+        return
+    inputs = model.processor(text=QUESTION, images=place / "0.png")
+    kept = store.read([key_of_file(place / "0.png")])
+    cached = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    for shown in range(1 + store.recipe.rollout_steps):
+        here = model(**inputs, num_world_steps=shown).logits
+        assert torch.allclose(here, model(**cached, latents=kept, num_world_steps=shown).logits, atol=1e-3)
+    if kind == "samples":
+        with pytest.raises(ConfigError, match=r"hold 2 futures, 4 steps in all, and 5 are asked for"):
+            model(**inputs, num_world_steps=5)
 
 
 def test_a_picture_is_the_same_however_it_comes(model: TheWorld, place: Path) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
+from dockerfile_parse import DockerfileParser
 
+from ..container_steps import KNOWN, sections
 from ..patience import patience
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +69,19 @@ def test_the_pins_of_torch_are_those_of_the_constraints() -> None:
     pins = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "torch==" not in pins.splitlines()
     assert "transformers==" in pins
+
+
+def test_the_linter_of_dockerfiles_finds_nothing() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).parent / "hadolint", DOCKERFILE], capture_output=True, text=True, timeout=patience(60)
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_trial_of_the_steps_reads_both_recipes() -> None:
+    """`make containers` runs them: it takes root, debootstrap and, with CUDA's libraries, 12 GB."""
+    assert {"files", "post", "test", "runscript"} <= dict(sections(APPTAINER.read_text())).keys()
+    assert {line["instruction"] for line in DockerfileParser(path=str(DOCKERFILE.parent)).structure} <= KNOWN
 
 
 def test_the_steps_of_apptainer_are_shell_and_no_image_runs_as_root() -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ from theworld.pipeline.errors import ImageError, TheWorldError
 from theworld.pipeline.failures import FailureReason
 from theworld.pipeline.store.folder import open_store
 from theworld.precompute.job.workers.ray_local import StopSign
+
+if TYPE_CHECKING:
+    from theworld.precompute.job.config import PrecomputeConfig
 
 PAUSE_S = 0.05
 """A shard's work: the time in which to be killed."""
@@ -96,6 +99,22 @@ def latent_of(key: str) -> NDArray[np.float32]:
     return np.random.default_rng(int(key, 16)).integers(-2048, 2048, SHAPE).astype(np.float32) / np.float32(256)
 
 
+def config_of(images: Path, cache: Path, events: Path, *, workers: int = 2) -> PrecomputeConfig:
+    """The job that a driver runs, on this machine."""
+    from theworld.precompute.job.config import PrecomputeConfig
+
+    return PrecomputeConfig(
+        images=images,
+        cache=cache,
+        steps=0,
+        size="16x16",
+        device="cpu",
+        workers=workers,
+        shard_size=4,
+        events=events,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("images", type=Path)
@@ -109,7 +128,6 @@ def main() -> None:
     logging.basicConfig(level="INFO", format="%(message)s")  # what a person would see
 
     from theworld.precompute.inputs.listing.inputs import Sample
-    from theworld.precompute.job.config import PrecomputeConfig
     from theworld.precompute.job.run import run_precompute
     from theworld.precompute.job.workers import ray_pool as pools
 
@@ -118,18 +136,8 @@ def main() -> None:
     # an actor that unpickles a Sample imports torch, which takes longer than all it does here
     reduced = lambda sample: (FaultSample, (sample.source, sample.key, str(sample.location.path)))  # noqa: E731
     Sample.__reduce__ = reduced  # type: ignore[method-assign]
-    config = PrecomputeConfig(
-        images=options.images,
-        cache=options.cache,
-        steps=0,
-        size="16x16",
-        device="cpu",
-        workers=options.workers,
-        shard_size=4,
-        events=options.events,
-        address=options.address,
-        nodes=options.nodes,
-    )
+    config = config_of(options.images, options.cache, options.events, workers=options.workers)
+    config = config.model_copy(update={"address": options.address, "nodes": options.nodes})
     try:
         print(json.dumps(run_precompute(config).to_json()), flush=True)
     except TheWorldError as error:

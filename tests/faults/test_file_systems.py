@@ -14,7 +14,8 @@ import pytest
 from theworld.pipeline.errors import DamagedShardError, StoreError
 from theworld.pipeline.files import atomic
 from theworld.pipeline.store.folder import StoreFormat, find_stores, open_store
-from theworld.pipeline.store.upkeep.repair import gc, repair
+from theworld.pipeline.store.upkeep.garbage import gc
+from theworld.pipeline.store.upkeep.repair import repair
 from theworld.pipeline.store.upkeep.verify import verify
 
 from .file_systems import AWKWARD, NOTHING, Refusal, file_system

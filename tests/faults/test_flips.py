@@ -168,7 +168,7 @@ def test_every_flipped_bit_and_every_cut_is_found_or_changes_nothing(
     cache: Path, format: StoreFormat, figure: Callable[[str], None]
 ) -> None:
     draw, began = random.Random(SEED), time.monotonic()
-    tally, wrong = harm_at_random(Victim(cache, format), amount("FLIPS", 1000) // 2, draw)
+    tally, wrong = harm_at_random(Victim(cache, format), amount("FLIPS", 600) // 2, draw)
     by_whom = ", ".join(f"{who} {count}" for who, count in sorted(tally.items()) if who != "in all")
     figure(
         f"flipped bits and cuts, {format}: {tally['in all']}, undetected {len(wrong)}, seed {SEED}, "

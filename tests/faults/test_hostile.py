@@ -22,7 +22,8 @@ import xxhash
 from theworld.pipeline.errors import TheWorldError
 from theworld.pipeline.files.places.folder import Folder
 from theworld.pipeline.store.folder import StoreFormat, open_store
-from theworld.pipeline.store.upkeep.repair import gc, repair
+from theworld.pipeline.store.upkeep.garbage import gc
+from theworld.pipeline.store.upkeep.repair import repair
 from theworld.pipeline.store.upkeep.summary import summarise
 from theworld.pipeline.store.upkeep.transfer import export
 from theworld.pipeline.store.upkeep.verify import LEVELS, verify

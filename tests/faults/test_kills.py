@@ -103,7 +103,7 @@ def honest(format: StoreFormat) -> Job:
 
 @pytest.mark.slow
 def test_kills_at_random_times_lose_spoil_and_repeat_nothing(cache: Path, figure: Callable[[str], None]) -> None:
-    wanted, draw, began, tally = amount("KILLS", 40), random.Random(SEED), time.monotonic(), Counters()
+    wanted, draw, began, tally = amount("KILLS", 24), random.Random(SEED), time.monotonic(), Counters()
     whole = 0.0
     while tally.kills < wanted:
         for format in FORMATS:

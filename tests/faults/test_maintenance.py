@@ -13,7 +13,8 @@ import pytest
 
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, open_store
 from theworld.pipeline.store.upkeep import repair as maintenance
-from theworld.pipeline.store.upkeep.repair import gc, repair
+from theworld.pipeline.store.upkeep.garbage import gc
+from theworld.pipeline.store.upkeep.repair import repair
 from theworld.pipeline.store.upkeep.transfer import export
 
 from ..patience import eventually, patience
@@ -197,7 +198,7 @@ def test_the_interruptions_notice_a_repair_that_moves_the_payload_first(
 ) -> None:
     """Between the two moves a record would stand there without what it names."""
     moves = maintenance._moves
-    monkeypatch.setattr(maintenance, "_moves", lambda found: (moves(found)[0][::-1], moves(found)[1]))
+    monkeypatch.setattr(maintenance, "_moves", lambda *found: (moves(*found)[0][::-1], moves(*found)[1]))
     spoil(cache / "spoiled", "zarr")
 
     def judge(here: Path) -> None:

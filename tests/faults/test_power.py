@@ -93,8 +93,8 @@ def logs(cache: Path, formats: tuple[StoreFormat, ...], draw: random.Random) -> 
 
 @pytest.mark.slow
 def test_no_state_a_power_cut_may_leave_breaks_a_promise(cache: Path, figure: Callable[[str], None]) -> None:
-    wanted, draw, began = amount("STATES", 240), random.Random(SEED), time.monotonic()
-    per_log = min(250, max(40, wanted // 100))
+    wanted, draw, began = amount("STATES", 150), random.Random(SEED), time.monotonic()
+    per_log = min(250, max(25, wanted // 100))
     tried, resumed_from_nothing, found, judged = 0, 0, list[str](), set[str]()
     for format, recorder in logs(cache, FORMATS, draw):
         candidates = list(states(recorder.log, 1 + per_log // 60, draw, judged))

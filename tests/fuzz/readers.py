@@ -30,9 +30,10 @@ from theworld.pipeline.files.tables.arrow import saved_files
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.pipeline.progress import Progress
 from theworld.pipeline.store.find import store_of
-from theworld.pipeline.store.folder import _Spec, load_store, open_store
+from theworld.pipeline.store.folder import load_store, open_store
 from theworld.pipeline.store.keys import snapshot
 from theworld.pipeline.store.keys.dropped import salvage
+from theworld.pipeline.store.manifest import StatedSpec
 from theworld.pipeline.store.promises import promised_and_gone, unmade_keys
 from theworld.pipeline.store.upkeep.retire import finish_retirements
 from theworld.pipeline.store.upkeep.summary import summarise
@@ -377,7 +378,7 @@ def _read_world(folder: Path) -> None:
         height, width = source.card.height, source.card.width
         recipe = Recipe(world=source.identity, height=height, width=width, rollout_steps=2)
         source.weight_bytes()
-        _Spec.model_validate(asdict(spec))  # as the store does that is made of it
+        StatedSpec.model_validate(asdict(spec))  # as the store does that is made of it
         operations_of(source, recipe)
         size_multiple(source.family, read_configs(source.folder))
 
@@ -442,7 +443,9 @@ def readers(seeds: Seeds) -> list[Reader]:
     def units(folder: Path) -> None:
         study = in_study(folder)
         for unit in study.units():
-            study_folder.is_done(study, unit, ["test", "ood"])
+            source = study_folder.read_unit(seeds.studied, unit).provenance
+            assert source is not None
+            study_folder.is_done(study, unit, ["test", "ood"], source, Progress.silent())
             study_folder.read_unit(study, unit)
 
     def lookup(folder: Path) -> None:
@@ -508,7 +511,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="store: retiring",
-            covers=("pipeline.store.upkeep.retire:_read_note", "pipeline.files.plain:read_json_text"),
+            covers=("pipeline.files.places.folder:Folder.read",),
             cases=lambda s: s.stores_with("retiring/*"),
             use=_finish_retirements,
             mends=(_reseal,),
@@ -545,8 +548,8 @@ def readers(seeds: Seeds) -> list[Reader]:
                 *store_files,
                 *("pipeline.store.upkeep.names:_is_sound", "pipeline.store.upkeep.names:sound_records"),
                 "pipeline.store.upkeep.names:is_in_place",
-                "pipeline.store.upkeep.verify:_bytes_problem",
-                "pipeline.store.upkeep.verify:_row_problem",
+                "pipeline.store.upkeep.shard_checks:_bytes_problem",
+                "pipeline.store.upkeep.shard_checks:_row_problem",
             ),
             cases=lambda s: s.stores_with("shards/*", "c/*/*", "latents/c/**/*", "latents/c/*/*/*/*/*"),
             use=_verify_store,
@@ -685,7 +688,7 @@ def readers(seeds: Seeds) -> list[Reader]:
                 "train.runs.meta:read_meta",
                 "train.evaluation.results.saved:read_saved",
                 "train.evaluation.live_answer:read_gate",
-                "train.runs.hub:read_saved",
+                "train.runs.hub:_read",
             ),
             cases=lambda s: s.run("*.json"),
             use=_use_run,
@@ -786,7 +789,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="studies: units",
-            covers=("train.study.folder:read_unit",),
+            covers=("train.study.folder:read_answers", "pipeline.files.plain:read_json_text"),
             cases=lambda s: s.study_files("units/*"),
             use=units,
         ),
@@ -811,7 +814,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="speeds.json",
-            covers=("pipeline.matmul_speed:read_saved",),
+            covers=("pipeline.matmul_speed:_read",),
             cases=lambda s: s.speeds,
             use=lambda folder: matmul_speed._read(folder / "speeds.json"),
         ),

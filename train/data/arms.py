@@ -48,7 +48,7 @@ Future = Callable[[Sequence[str], Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One arm, by its name."""
+    """One arm of a comparison, parsed from its name."""
 
     name: str
     kind: str

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
 from ...pipeline.errors import ConfigError, QuestionError
 from ...pipeline.files.hub.pretrained import load_pretrained
@@ -40,6 +39,9 @@ class VisionInputs:
                 f"{lm.weights.source} sees images, but its folder has no preprocessor_config.json, which says how they "
                 "are prepared. Fetch the whole repository of the model"
             )
+        # transformers' image processors take a quarter of a second to load, which most language models need not
+        from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
         self._prepare: Any = load_pretrained(
             Gemma3ImageProcessorPil, lm.weights.folder, error=ConfigError, what="language model's image processor"
         )

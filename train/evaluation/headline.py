@@ -91,24 +91,23 @@ def _chance(first: Evaluation, kind: str) -> str:
 
 def _notes(runs: Named, blind: Iterable[tuple[str, str]]) -> list[str | Html]:
     alarm = '<span class="alarm">{{ names }}</span>: {{ text }}'
-    runs_of: dict[str, list[str]] = {}
-    for name, text in [*((name, text) for name, e in runs for text in e.alarms), *blind]:
-        runs_of.setdefault(text, []).append(name)
-    notes: list[str | Html] = [render(alarm, names="; ".join(names), text=text) for text, names in runs_of.items()]
-    notes += [
-        f"{name} was evaluated by an earlier version: generated answers, calibration and cost are not "
-        "known. Evaluate it again"
-        for name, e in runs
-        if e.version < 2
-    ]
-    notes += [
-        f"{name}: generated answers were scored by the rules of an earlier version. Score them again with "
-        "theworld evaluate --rescore"
-        for name, e in runs
-        if e.rules != RULES
-    ]
+    texts = [*((name, text) for name, e in runs for text in e.alarms), *blind]
+    notes: list[str | Html] = [render(alarm, names=names, text=text) for text, names in _runs_by_note(texts)]
+    earlier = "generated answers, calibration and cost are not known. Evaluate it again"
+    scored = "generated answers were scored by earlier rules: theworld evaluate --rescore scores them again"
+    texts = [(name, f"evaluated by an earlier version: {earlier}") for name, e in runs if e.version < 2]
+    texts += [(name, scored) for name, e in runs if e.rules != RULES]
+    notes += [f"{names}: {text}" for text, names in _runs_by_note(texts)]
     return notes + [
         f"{name} was not asked {e.left_out:,} more questions, which are too long or have no latents"
         for name, e in runs
         if e.left_out
     ]
+
+
+def _runs_by_note(texts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Each note with the names of the runs that it is about."""
+    names: dict[str, list[str]] = {}
+    for name, text in texts:
+        names.setdefault(text, []).append(name)
+    return [(text, "; ".join(those)) for text, those in names.items()]

@@ -46,7 +46,7 @@ class Score(Figure):
 
     @property
     def by_cluster(self) -> str | None:
-        """The interval by cluster as text; None where each question is a cluster of its own."""
+        """The interval by cluster as text; None if each question is a cluster."""
         if self.clusters is None or self.clusters == self.total or self.cluster_low is None:
             return None
         _, _, interval = as_share(self.accuracy, self.cluster_low, self.cluster_high).partition(" ")

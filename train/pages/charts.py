@@ -45,7 +45,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Points of one color."""
+    """A curve, or points without one, in one color."""
 
     name: str
     points: Sequence[Point]

@@ -23,7 +23,7 @@ How = Literal["", "spelling", "end"]
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """The file of an image."""
+    """The file that was found for an image."""
 
     path: Path
     how: How

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ...pipeline.errors import ConfigError
-from ...pipeline.latents.recipe import Recipe
+from ...pipeline.latents.recipe import Recipe, recipe_of_draw
 from ...pipeline.latents.tensors import as_stored
 from ...pipeline.latents.world_model import HasHiddenStates, WorldModel
 
@@ -26,7 +28,7 @@ def roll_out_images(
     Raises:
         ConfigError: a recipe that cannot be rolled out live; images or keys that do not fit.
     """
-    if not recipe.traits.is_image_rollout or recipe.chunk_frames:
+    if not (recipe.traits.is_image_rollout or recipe.traits.has_draws) or recipe.chunk_frames:
         raise ConfigError(
             f"images are rolled out live in one chunk each; latents of kind {recipe.kind}"
             f"{' in chunks' if recipe.chunk_frames else ''} have to be precomputed"
@@ -42,10 +44,12 @@ def roll_out_images(
         )
     if float(images.min()) >= 0:
         _log.warning("no pixel of these images is darker than mid-grey: if they are in [0, 1], pass 2 * images - 1")
-    if steps == 0 and recipe.traits.begins_with_encoding:
+    if steps == 0 and (recipe.traits.begins_with_encoding or recipe.traits.has_draws):
         return as_stored(world.encode(images), recipe.dtype, keys)
     if keys is None:
         raise ConfigError("rolling out images needs their keys: the noise of a rollout belongs to its key")
+    if recipe.traits.has_draws:
+        return as_stored(_several_futures(world, recipe, images, keys, steps), recipe.dtype, keys)
     # All steps of a rollout are denoised together, so a shorter one is not the prefix of a longer one.
     longer = recipe.model_copy(update={"rollout_steps": max(recipe.rollout_steps, steps)})
     if not longer.traits.is_hidden:
@@ -53,3 +57,15 @@ def roll_out_images(
     if not isinstance(world, HasHiddenStates):
         raise ConfigError("latents of this recipe are hidden states, and this world model gives none")
     return as_stored(world.hidden(images, keys, longer), recipe.dtype, keys)
+
+
+def _several_futures(world: WorldModel, recipe: Recipe, images: Tensor, keys: Sequence[str], steps: int) -> Tensor:
+    """The encoding and as many futures, one after the other, as hold so many steps, of kind samples."""
+    if steps > recipe.rollout_steps:
+        raise ConfigError(
+            f"latents of kind samples hold {recipe.draws} futures, {recipe.rollout_steps} steps in all, and {steps} "
+            "are asked for. Ask for fewer"
+        )
+    needed = math.ceil(steps / (recipe.rollout_steps // recipe.draws))
+    futures = [world.rollout(images, keys, recipe_of_draw(recipe, number)) for number in range(needed)]
+    return torch.cat([futures[0][:, :, :1], *(future[:, :, 1:] for future in futures)], dim=2)

@@ -68,7 +68,7 @@ def _summary(values: Tensor, dim: int, pool: PoolName) -> Tensor:
 
 
 class Projector(nn.Module):
-    """Two linear layers to the language model's width, at the scale of its own embeddings.
+    """Two linear layers to the language model's width, at the scale of its embeddings.
 
     It adds row and column embeddings: without them "on which side" falls from .99 to .63 (measured on the
     worldlet). The output is RMS-normalised and multiplied by one learned gain, because a language model expects

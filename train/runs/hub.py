@@ -179,7 +179,7 @@ def base_model(meta: RunMeta) -> str:
 
 
 def base_is_public(meta: RunMeta) -> bool:
-    """Whether the language model is found by what the run says, on any machine."""
+    """Whether any machine finds the language model by the name in the run."""
     return meta.lm.source == "worldlet" or is_hub_id(meta.lm.source)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...pipeline.errors import ConfigError
-from ...pipeline.files.hashing import digest_of_lines
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, open_store
 from ..data.arms import open_arm, parse_arm
@@ -21,10 +20,12 @@ from ..questions.shown_choices import all_as_shown
 from ..runs.meta import versions
 from .folder import facts_of_arm, read_facts
 from .plan import TEST, Study, splits_of
+from .provenance import Provenance, budget_of, digest_of_keys, provenance_of_arm
 
 
-def check_study(study: Study, progress: Progress) -> tuple[list[str], dict[str, Any]]:
-    """Check in seconds what would otherwise fail after hours; returns the splits and the facts of the study."""
+def check_study(study: Study, progress: Progress) -> tuple[list[str], dict[str, Any], dict[str, Provenance]]:
+    """Check in seconds what would otherwise fail after hours; returns the splits, the facts of the study, and what the
+    answers of each arm would come from."""
     settings = study.settings
     everything = read_questions(
         settings.questions, columns=settings.columns, max_bad=settings.max_bad, progress=progress
@@ -41,6 +42,7 @@ def check_study(study: Study, progress: Progress) -> tuple[list[str], dict[str, 
     for arm in study.arms:
         _check_draws(study, arm, stores[arm])
     keys: dict[str, str] = {}
+    keys_by_arm: dict[str, dict[str, str]] = {}
     for trained, split, arm in sorted(evaluated):
         pool = train_pool if split == "train" else select_split(everything, split, settings.questions)
         arm_settings = study.settings_of(trained)
@@ -56,6 +58,7 @@ def check_study(study: Study, progress: Progress) -> tuple[list[str], dict[str, 
             images=settings.images,
         )
         keys |= arm_keys
+        keys_by_arm.setdefault(trained, {}).update(arm_keys)
     tokens = {name: world_tokens_of(study, name, stores[name]) for name in study.arms}
     _require_equal_tokens(study, tokens)
     weights = find_weights(settings.lm)
@@ -65,28 +68,26 @@ def check_study(study: Study, progress: Progress) -> tuple[list[str], dict[str, 
         split_questions = all_as_shown(select_split(everything, split, settings.questions), settings.show_choices)
         check_answers(split_questions, speech)
         questions_that_fit(split_questions, speech, world_tokens=world_tokens, max_bad=0, progress=progress)
-    digest = digest_of_lines(f"{name} {key}\n" for name, key in sorted(keys.items()))
-    budget = settings.model_dump(
-        mode="json",
-        # what the study varies, paths, and what its questions need not: their splits are stated
-        exclude={"arm", "labels", "seed", "out", "store", "questions", "images", "futures", "lm", "device", "holdout"}
-        | {"local_cache", "local_cache_size"},
-    )
     begun = read_facts(study.out).get("lm")  # an earlier version may have named the same model otherwise
     facts = {
         "questions_sha256": digest_of(settings.questions),
-        "images_sha256": digest,
+        "images_sha256": digest_of_keys(keys),
         "recipe": store.recipe.id,
         "futures": None if settings.futures is None else open_store(settings.futures).recipe.id,
         "lm": begun if isinstance(begun, str) and weights.is_same(begun) else weights.identity,
         "steps": steps,
-        "budget": budget,
+        "budget": budget_of(settings),
         "versions": versions(),
     }
     own_arms = {name: facts_of_arm(study, name, stores[name]) for name in study.arms if name in study.table.arms}
     if own_arms:
         facts["own_arms"] = own_arms
-    return splits, facts
+    pools = [train_pool, *(select_split(everything, split, settings.questions) for split in splits)]
+    provenances = {
+        name: provenance_of_arm(study, name, stores[name], keys_by_arm[name], pools, weights.content)
+        for name in study.arms
+    }
+    return splits, facts, provenances
 
 
 def world_tokens_of(study: Study, name: str, store: LatentStore) -> int:

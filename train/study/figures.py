@@ -8,34 +8,16 @@ from typing import Any
 from ..pages import intervals
 from ..pages.charts import Bar, Curve, Point, bars, differences, plot
 from ..pages.html import Html
+from .arm_colors import page_color_of
 from .findings import score_of
 from .plan import SHIFTED
 from .plots import gains, name_of, verdict_of
 
 Results = Mapping[str, Any]
 
-_INKS = {
-    "rollout": 0,
-    "steps0": 1,
-    "true": 2,
-    "noise": 3,
-    "shuffled": 4,
-    "reversed": 5,
-    "last": 6,
-    "text": 7,
-    "frozen": 8,
-}
-"""An arm has one color on the whole page."""
 _VERDICTS = {"gain": 0, "loss": 1, "neither": 7}
 _MOST = 60
 """Rows of the gains; more would not be read."""
-
-
-def ink_of(results: Results, arm: str) -> int:
-    """Of an arm: a built-in one has its own, those that a study's file states take turns."""
-    if arm in _INKS:
-        return _INKS[arm]
-    return 1 + [name for name in results["study"]["arms"] if name not in _INKS].index(arm)
 
 
 def plain_arms(results: Results) -> list[str]:
@@ -65,7 +47,7 @@ def _by_arm(results: Results, kind: str, title: str, **where: str) -> Html:
 
 def _bar(results: Results, arm: str, row: Mapping[str, Any]) -> Bar:
     text = intervals.as_percent(row["value"], None, None)
-    return Bar(arm, row["value"], row["low"], row["high"], ink=ink_of(results, arm), text=text)
+    return Bar(arm, row["value"], row["low"], row["high"], ink=page_color_of(results, arm), text=text)
 
 
 def learning_figures(results: Results) -> list[Html]:
@@ -79,7 +61,7 @@ def learning_figures(results: Results) -> list[Html]:
         for arm in plain_arms(results):
             rows = [(count, score_of(results, arm=arm, labels=count, type=kind)) for count in labels]
             points = [_point(count, row) for count, row in rows if row is not None]
-            curves.append(Curve(arm, points, ink=ink_of(results, arm)))
+            curves.append(Curve(arm, points, ink=page_color_of(results, arm)))
         if kind == "temporal" and results["heuristic"] is not None:
             ends = [Point(count, results["heuristic"]) for count in (labels[0], labels[-1])]
             curves.append(Curve("rule of thumb", ends, ink=7, dashed=True, dots=False))
@@ -147,7 +129,7 @@ def _against_cost(results: Results, field: str, label: str) -> Html:
     points = [(arm, x, row) for arm, x, row in rows if x is not None and row is not None]
     if len({x for _, x, _ in points}) < 3:
         return Html("")
-    curves = [Curve(arm, [_point(x, row)], ink=ink_of(results, arm), line=False) for arm, x, row in points]
+    curves = [Curve(arm, [_point(x, row)], ink=page_color_of(results, arm), line=False) for arm, x, row in points]
     title = f"Temporal accuracy against {label}, by arm"
     return plot(title, title, curves, x_label=label, x_name="{:,.3g}".format, y_range=None)
 
@@ -155,7 +137,9 @@ def _against_cost(results: Results, field: str, label: str) -> Html:
 def abstention_figure(results: Results) -> Html:
     """Accuracy against the share of temporal questions answered, of arms with several draws."""
     curves = [
-        Curve(arm, [Point(at["coverage"], at["accuracy"]) for at in points], ink=ink_of(results, arm), dots=False)
+        Curve(
+            arm, [Point(at["coverage"], at["accuracy"]) for at in points], ink=page_color_of(results, arm), dots=False
+        )
         for arm, points in (results.get("abstention") or {}).items()
     ]
     if not curves:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from ...pipeline.files.limits import MAX_RESULT_BYTES
 from ...pipeline.files.lock import exclusive_lock
 from ...pipeline.files.plain import read_json, read_json_text
 from ...pipeline.messages import list_problems
+from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, open_store
 from ..config import TrainConfig
 from .plan import Study, Unit
+from .provenance import Provenance
 
 
 class UnitAnswers(BaseModel):
@@ -37,6 +39,8 @@ class UnitAnswers(BaseModel):
     answer_seconds: float
     agreement: dict[str, tuple[float, ...]] = Field(default_factory=dict[str, tuple[float, ...]])
     """By split, of an arm with several draws: the share of draws that agree, one per question."""
+    provenance: Provenance | None = None
+    """What they come from; None in files of earlier versions."""
 
 
 def facts_of_arm(study: Study, name: str, store: LatentStore) -> dict[str, Any]:
@@ -68,15 +72,33 @@ def claim(out: Path, facts: dict[str, Any]) -> None:
     differ = [name for name in facts if name != "versions" and claimed.get(name) != facts[name]]
     if claimed.get("futures") is None:  # they may come later: no answer so far depends on them
         differ = [name for name in differ if name != "futures"]
-    earlier, new = claimed.get("own_arms") or {}, facts.get("own_arms") or {}
-    merged = {**earlier, **new}
-    if all(earlier.get(name, arm) == arm for name, arm in new.items()):  # arms may be added
-        differ = [name for name in differ if name != "own_arms"]
+    merged = {**_own_arms(claimed), **_own_arms(facts)}
+    differ = [name for name in differ if name != "own_arms"]  # the answers of each training say what they come from
     if differ:
         differences = "; ".join(f"{name} {claimed.get(name)!r} there, {facts[name]!r} here" for name in differ)
         raise RunError(f"{out} holds the answers of another study: {differences}. Choose another --out, or remove it")
     claimed |= {"futures": claimed.get("futures") or facts["futures"], **({"own_arms": merged} if merged else {})}
     write_json(file, json.dumps(claimed, indent=2) + "\n")
+
+
+def _own_arms(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return facts.get("own_arms") or {}
+
+
+def set_aside_unknown(study: Study, earlier: Mapping[str, Any], facts: Mapping[str, Any], progress: Progress) -> None:
+    """Set aside answers of earlier versions, which do not say what they come from, where study.json does not either.
+
+    Args:
+        earlier: the facts that the folder had.
+    """
+    known, new = _own_arms(earlier), _own_arms(facts)
+    for name in study.arms:
+        if earlier and known.get(name) == new.get(name):
+            continue
+        for file in sorted((study.out / "units").glob(f"{name}-labels*-seed*.json")):
+            if read_answers(file).provenance is None:
+                aside = file.replace(file.with_suffix(".json.old"))
+                progress.warn(f"{aside} does not say what it comes from, and {name} may differ: it is trained again")
 
 
 def read_facts(out: Path) -> dict[str, Any]:
@@ -93,12 +115,23 @@ def read_facts(out: Path) -> dict[str, Any]:
     return claimed
 
 
-def is_done(study: Study, unit: Unit, splits: list[str]) -> bool:
-    """Whether a training has answered all that it is asked."""
-    if not file_of(study, unit).exists():
+def is_done(study: Study, unit: Unit, splits: list[str], source: Provenance, progress: Progress) -> bool:
+    """Whether a training has answered all that it is asked, from what it would be answered from now.
+
+    Args:
+        source: what that is. progress: is told what differs.
+    """
+    file = file_of(study, unit)
+    if not file.exists():
         return False
-    answers = read_unit(study, unit).answers
-    return all(arm in answers.get(split, {}) for split, arm in study.asked(unit, splits))
+    kept = read_answers(file)
+    if not all(arm in kept.answers.get(split, {}) for split, arm in study.asked(unit, splits)):
+        return False
+    if kept.provenance is None:
+        return True  # of an earlier version: study.json speaks for it
+    if why := kept.provenance.difference(source):
+        progress.warn(f"{file} comes from something else, and is trained again: {why}")
+    return not why
 
 
 def file_of(study: Study, unit: Unit) -> Path:
@@ -107,12 +140,16 @@ def file_of(study: Study, unit: Unit) -> Path:
 
 
 def read_unit(study: Study, unit: Unit) -> UnitAnswers:
-    """The answers of a training.
+    """The answers of a training; raises as `read_answers`."""
+    return read_answers(file_of(study, unit))
+
+
+def read_answers(file: Path) -> UnitAnswers:
+    """The answers in a file.
 
     Raises:
-        RunError: the file cannot be read.
+        RunError: it cannot be read.
     """
-    file = file_of(study, unit)
     try:
         return UnitAnswers.model_validate_json(read_json_text(file, MAX_RESULT_BYTES))
     except (OSError, ValueError) as error:

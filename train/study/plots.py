@@ -10,25 +10,12 @@ from matplotlib.figure import Figure
 
 from ..pages.intervals import error_bar
 from ..pages.plotting import png, tidy
+from .arm_colors import plot_color_of
 from .findings import score_of
 from .plan import SHIFTED, TEST
 
 Results = Mapping[str, Any]
 
-# Okabe and Ito's colors, which color-blind readers can distinguish; an arm has one color on the whole page.
-_COLORS = {
-    "text": "#999999",
-    "steps0": "#000000",
-    "frozen": "#8a6d3b",
-    "shuffled": "#e69f00",
-    "noise": "#cc79a7",
-    "rollout": "#0072b2",
-    "reversed": "#56b4e9",
-    "last": "#7b52ab",
-    "true": "#009e73",
-}
-_MORE_COLORS = ("#d55e00", "#332288", "#117733", "#aa4499", "#44aa99", "#882255", "#6699cc")
-"""Of arms that a study's file states."""
 _LOSS, _WIN, _NEITHER = "#d55e00", "#0072b2", "#999999"
 _CELLS = 60  # most rows of the forest plot; more would be unreadable
 
@@ -51,14 +38,6 @@ def draw(results: Results) -> dict[str, bytes]:
     return png_by_name
 
 
-def _color(results: Results, arm: str) -> str:
-    """Of an arm: a built-in one has its own, others take turns."""
-    if arm in _COLORS:
-        return _COLORS[arm]
-    others = [name for name in results["study"]["arms"] if name not in _COLORS]
-    return _MORE_COLORS[others.index(arm) % len(_MORE_COLORS)]
-
-
 def _price(results: Results, *, field: str, label: str) -> Figure | None:
     """Temporal accuracy at the primary label count against a cost of the arms; None where fewer than three state it."""
     primary = results["study"]["primary"]
@@ -72,7 +51,9 @@ def _price(results: Results, *, field: str, label: str) -> Figure | None:
     figure = Figure(figsize=(6.5, 4.2))
     axes = figure.add_subplot()
     for arm, x, row in points:
-        axes.errorbar(x, row["value"], yerr=_bars(row), color=_color(results, arm), marker="o", linestyle="", label=arm)
+        axes.errorbar(
+            x, row["value"], yerr=_bars(row), color=plot_color_of(results, arm), marker="o", linestyle="", label=arm
+        )
     axes.set_xscale("symlog", linthresh=min(x for _, x, _ in points if x > 0))
     axes.set_xlabel(label)
     axes.set_ylabel("accuracy, temporal questions")
@@ -90,7 +71,7 @@ def _abstention(results: Results) -> Figure | None:
     axes = figure.add_subplot()
     for arm, points in curves.items():
         x, y = [point["coverage"] for point in points], [point["accuracy"] for point in points]
-        axes.plot(x, y, color=_color(results, arm), label=arm)
+        axes.plot(x, y, color=plot_color_of(results, arm), label=arm)
     axes.set_xlabel("coverage: share of questions answered, those of most agreement first")
     axes.set_ylabel("accuracy, temporal questions")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -122,10 +103,15 @@ def _learning(results: Results) -> Figure | None:
             shift = 1 + 0.03 * (number - len(arms) / 2)  # so that intervals do not overlap
             plotted = [(count * shift, row) for count, row in zip(labels, rows, strict=True) if row is not None]
             axes.plot(
-                [x for x, _ in plotted], [row["value"] for _, row in plotted], color=_color(results, arm), label=arm
+                [x for x, _ in plotted],
+                [row["value"] for _, row in plotted],
+                color=plot_color_of(results, arm),
+                label=arm,
             )
             for x, row in plotted:
-                axes.errorbar(x, row["value"], yerr=_bars(row), color=_color(results, arm), marker="o", markersize=3.5)
+                axes.errorbar(
+                    x, row["value"], yerr=_bars(row), color=plot_color_of(results, arm), marker="o", markersize=3.5
+                )
         if kind == "temporal" and results["heuristic"] is not None:
             axes.axhline(results["heuristic"], color="#bbbbbb", linestyle=":", label="rule of thumb")
         axes.set_xscale("log")
@@ -157,7 +143,7 @@ def _shifted(results: Results) -> Figure | None:
             if row is None:
                 continue
             x = group - 0.4 + (number + 0.5) * width
-            axes.bar(x, row["value"], width * 0.9, color=_color(results, arm), label=arm if group == 0 else None)
+            axes.bar(x, row["value"], width * 0.9, color=plot_color_of(results, arm), label=arm if group == 0 else None)
             axes.errorbar(x, row["value"], yerr=_bars(row), color="#444444", linewidth=0.9)
     axes.set_xticks(range(len(groups)), [name for name, _, _ in groups])
     axes.set_ylim(0, 1.02)

@@ -14,13 +14,13 @@ from typing import Any
 from ...pipeline.files.atomic import replace
 from ..pages import intervals
 from ..pages.html import Html, bullets, document, figures, image, paragraph, render, table, together
+from .arm_colors import page_color_of
 from .figures import (
     abstention_figure,
     arms_figures,
     break_even_figure,
     cost_figures,
     gains_figure,
-    ink_of,
     learning_figures,
 )
 from .findings import Findings, score_of
@@ -113,7 +113,7 @@ def _shares(results: Results) -> Html:
                     "name": name,
                     "share": share,
                     "interval": interval.rstrip("]").replace(", ", " to "),
-                    "ink": f"c{ink_of(results, arm)}",
+                    "ink": f"c{page_color_of(results, arm)}",
                 }
             )
     return render(_SHARES, tiles=tiles) if tiles else Html("")

@@ -1,7 +1,8 @@
 """A controlled comparison: train every arm under one budget, at several label counts and seeds, and evaluate it.
 
 OUT/study.json               the plan; a folder belongs to one study, which may gain arms, labels and seeds
-OUT/units/<unit>.json        the answers of one training (arm, labels, seed); if it is there, a re-run skips the unit
+OUT/units/<unit>.json        the answers of one training (arm, labels, seed), and what they come from; a re-run that
+                             would make them from the same skips the unit, on whichever machine
 OUT/runs/<unit>/             the run folder of a unit, removed once its answers are written
 OUT/results.json, index.html, *.png     made from these files
 """
@@ -35,8 +36,19 @@ from ..questions.record import select_split
 from ..runs.meta import METRICS
 from ..training.train import train
 from .check import check_study
-from .folder import UnitAnswers, claim, file_of, is_done, locked, read_unit, write_json
+from .folder import (
+    UnitAnswers,
+    claim,
+    file_of,
+    is_done,
+    locked,
+    read_facts,
+    read_unit,
+    set_aside_unknown,
+    write_json,
+)
 from .plan import Study, Unit
+from .provenance import Provenance, provenance_of_unit
 
 _BATCH = 64
 
@@ -53,10 +65,14 @@ def run_study(study: Study, *, jobs: int | None = None, progress: Progress | Non
         Interrupted: by Ctrl-C; the same command resumes the study.
     """
     progress = progress or Progress.to_logger()
-    splits, facts = check_study(study, progress)
+    splits, facts, provenances = check_study(study, progress)
     with locked(study.out):
+        earlier = read_facts(study.out)
+        claim(study.out, {name: value for name, value in facts.items() if name != "own_arms"})
+        set_aside_unknown(study, earlier, facts, progress)
         claim(study.out, facts)
-        todo = [unit for unit in study.units() if not is_done(study, unit, splits)]
+        work = [(unit, provenance_of_unit(study, unit, splits, provenances)) for unit in study.units()]
+        todo = [(unit, source) for unit, source in work if not is_done(study, unit, splits, source, progress)]
         if len(todo) < len(study.units()):
             progress.say(f"{len(study.units()) - len(todo)} of {len(study.units())} units are there already")
         workers = min(jobs or _default_jobs(study), max(1, len(todo)))
@@ -76,13 +92,13 @@ class _Done:
     warnings: list[str]
 
 
-def _work(study: Study, todo: Sequence[Unit], splits: list[str], workers: int) -> Iterator[_Done]:
+def _work(study: Study, todo: Sequence[tuple[Unit, Provenance]], splits: list[str], workers: int) -> Iterator[_Done]:
     if workers == 1:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in its own process: more threads would change the last bits
         try:
-            for unit in todo:
-                yield _run_unit(study, unit, splits)
+            for unit, source in todo:
+                yield _run_unit(study, unit, splits, source)
         except KeyboardInterrupt as stop:
             raise _interrupted(study) from stop
         finally:
@@ -91,7 +107,7 @@ def _work(study: Study, todo: Sequence[Unit], splits: list[str], workers: int) -
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         try:
-            waiting = [pool.submit(_run_unit, study, unit, splits) for unit in todo]
+            waiting = [pool.submit(_run_unit, study, unit, splits, source) for unit, source in todo]
             for future in as_completed(waiting):
                 yield future.result()
         except KeyboardInterrupt as stop:
@@ -118,10 +134,10 @@ def _start_worker() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _run_unit(study: Study, unit: Unit, splits: list[str]) -> _Done:
+def _run_unit(study: Study, unit: Unit, splits: list[str], source: Provenance) -> _Done:
     """Train, evaluate, write the answers, remove the run folder."""
     settings = study.settings_of(unit.arm)
-    folder = study.out / "runs" / unit.name
+    folder = study.out / "runs" / f"{unit.name}-{source.digest()[:12]}"
     warnings: list[str] = []
     if not folder.exists():  # else an earlier process trained it and ended before it had answered
         train(
@@ -168,6 +184,7 @@ def _run_unit(study: Study, unit: Unit, splits: list[str]) -> _Done:
         train=metrics,
         answer_seconds=round(time.perf_counter() - started, 3),
         agreement=agreement,
+        provenance=source,
     )
     write_json(file_of(study, unit), record.model_dump_json() + "\n")
     shutil.rmtree(folder)

@@ -14,7 +14,7 @@ from .inputs import Training
 
 
 def make_accelerator(training: Training, device: torch.device) -> Accelerator:
-    """accelerate as the launcher set it up, but for what is ours: devices, precision, and the weights of pieces.
+    """accelerate as the launcher set it up, except for devices, precision and the weights of pieces, which we set.
 
     Raises:
         ConfigError: it is set up for another training in this process, or for FSDP 1.

@@ -1,4 +1,4 @@
-"""What a training is given: its settings, its rows and their latents, and its surroundings."""
+"""The inputs of a training: its settings, its rows and their latents, its progress and its signals."""
 
 from __future__ import annotations
 

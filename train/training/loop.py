@@ -216,7 +216,7 @@ class Loop:
         return loss.detach()
 
     def _refuse(self, update: int) -> None:
-        """Leave weights and moments as they are; the schedule goes on."""
+        """Skip an update: weights and moments stay as they are, and the schedule goes on."""
         rows = self.training.train_data.rows
         keys = [rows[row][0].key for row in self.order.rows_of(update)]
         if self.state.refuse(keys):

@@ -41,7 +41,7 @@ class MemoryPlan:
     """Bytes that are free; None is not known, as on a CPU."""
 
     def lines(self) -> list[str]:
-        """What a person is told before weights load."""
+        """The lines that are printed before weights load."""
         free = "" if self.limit is None else f" of the {format_bytes(self.limit)} of {self.device}"
         how = " with checkpointing" if self.checkpointed else ""
         lines = [

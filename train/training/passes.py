@@ -16,7 +16,7 @@ from .state import State
 
 
 class Passes:
-    """The size of the passes of a training, and what is known of their memory.
+    """The number of rows in a pass of a training, and whether so many have fitted in memory.
 
     Attributes:
         rows: in a pass; None is as the settings say.

@@ -1,4 +1,4 @@
-"""What a training finds out before anything is loaded: its questions and latents, its reader, and whether it fits."""
+"""Prepare a training before anything is loaded: its questions and latents, its reader, and whether it fits."""
 
 from __future__ import annotations
 

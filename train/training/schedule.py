@@ -1,4 +1,4 @@
-"""What follows from the number of an update alone: its learning rate, the rollout steps it reads, its seeds.
+"""Values that follow from the number of an update alone: learning rate, rollout steps, seeds.
 
 So a checkpoint holds neither a schedule nor the state of random generators, and no process depends on the draws of
 another.

@@ -1,4 +1,4 @@
-"""What a training knows between two updates, besides its tensors."""
+"""The state of a training between two updates, besides its tensors."""
 
 from __future__ import annotations
 

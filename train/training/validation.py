@@ -1,4 +1,4 @@
-"""Loss and accuracy on the validation split, in the course of a training."""
+"""Loss and accuracy on the validation split during a training."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from .. import options
 from ..options import Json, Quiet, Store
 from ..settings import settings_of
 from .drop import drop
+from .upkeep import compact, gc, repair
 from .world import audit_store, preview
 
 cache_app = options.Commands(
@@ -34,10 +35,7 @@ cache_app = options.Commands(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-SMALLEST_GRACE_S = 3600.0
-
 _AUDIT = "With --recompute"
-Apply = Annotated[bool, typer.Option("--apply", help="Apply the changes; without it, only print them.")]
 
 
 def _audit_option(help: str) -> Any:
@@ -135,7 +133,7 @@ def failed(store: Store = DEFAULT_CACHE, as_json: Json = False) -> None:
 def verify(
     store: Store = DEFAULT_CACHE,
     read: Annotated[bool, typer.Option("--read", help="Read every payload and compare its checksum.")] = False,
-    deep: Annotated[bool, typer.Option("--deep", help="Also encode each row again and compare.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also rebuild each row from its numbers and compare.")] = False,
     sample: Annotated[
         str | None, typer.Option(help="i/n: check every n-th shard, starting at the i-th; n such runs check all.")
     ] = None,
@@ -143,9 +141,9 @@ def verify(
         int | None, typer.Option(min=1, help="Audit: compute this many random samples again and compare them.")
     ] = None,
     images: Annotated[Path | None, options.images_of_store(_AUDIT)] = None,
-    seed: Annotated[int | None, _audit_option("Which samples. (default: by the time; printed)")] = None,
+    seed: Annotated[int | None, _audit_option("Seed of the random samples. (default: by the time; printed)")] = None,
     tolerance: Annotated[
-        float | None, _audit_option("Allowed beyond rounding; 0 wants the same bits. (default: as measured)")
+        float | None, _audit_option("Largest allowed difference; 0 requires the same bits. (default: as measured)")
     ] = None,
     world: Annotated[str | None, options.moved_world(_AUDIT)] = None,
     device: Annotated[str | None, options.device_option(_AUDIT)] = None,
@@ -183,102 +181,10 @@ def verify(
         raise typer.Exit(1)
 
 
-@cache_app.command(example="theworld cache repair latents --apply", page="docs/store.md")
-def repair(
-    store: Store = DEFAULT_CACHE,
-    deep: Annotated[bool, typer.Option("--deep", help="Find damage as `verify --deep` does.")] = False,
-    apply: Apply = False,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Move damaged shards to lost+found/, so that precompute makes them again. Never deletes."""
-    from ...progress import Progress, print_json, print_lines
-    from ...store.folder import resolve_store
-    from ...store.upkeep.repair import repair as run_repair
-
-    path = resolve_store(store)
-    repaired = run_repair(path, apply=apply, level="deep" if deep else "read", progress=Progress.on_stderr(quiet=quiet))
-    moved = [str(file) for file in repaired.moved]
-    if as_json:
-        report = str(repaired.report) if repaired.report else None
-        print_json({"store": str(path), "applied": apply, "moved": moved, "report": report})
-    else:
-        for finding in repaired.verification.damage:
-            print_lines(f"DAMAGE: {finding.message}")
-        for file in moved:
-            print_lines(f"{'moved' if apply else 'would move'} {file} to {path / 'lost+found'}", paths=True)
-        if repaired.report:
-            print_lines(f"{path}: what is missing is listed, with its inputs, in {repaired.report}", paths=True)
-        elif any(finding.what == "missing" for finding in repaired.verification.damage):
-            print_lines(f"would list what is missing, with its inputs, in {path / 'lost+found'}", paths=True)
-        if not repaired.verification.damage:
-            print_lines(f"{path}: no damage", paths=True)
-        elif apply and any(f.shard is not None or f.what == "missing" for f in repaired.verification.damage):
-            print_lines(
-                f"{path}: run `theworld precompute` with the same flags to make again what is missing", paths=True
-            )
-        elif not apply and (moved or any(finding.what == "missing" for finding in repaired.verification.damage)):
-            print_lines("nothing was changed; --apply does this")
-    if repaired.verification.damage and (not apply or repaired.unhealed):
-        raise typer.Exit(1)
-
-
-@cache_app.command(example="theworld cache gc latents --grace 14d", page="docs/store.md")
-def gc(
-    store: Store = DEFAULT_CACHE,
-    grace: Annotated[str, typer.Option(help="Keep files changed within this time: 14d, 36h; at least 1h.")] = "14d",
-    apply: Apply = False,
-    as_json: Json = False,
-) -> None:
-    """Delete leftovers of killed writers: unfinished files, and payloads without a record. Never deletes latents."""
-    from ...progress import print_json, print_lines
-    from ...store.folder import resolve_store
-    from ...store.upkeep.repair import gc as run_gc
-
-    path = resolve_store(store)
-    sweep = run_gc(path, apply=apply, grace_s=_seconds(grace))
-    if as_json:
-        fields = {**asdict(sweep), "files": [str(file) for file in sweep.files]}
-        print_json({"store": str(path), "applied": apply, **fields})
-        return
-    for file in sweep.files:
-        print_lines(f"{'deleted' if apply else 'would delete'} {file}", paths=True)
-    files, size = sweep.set_aside
-    print_lines(
-        f"{path}: {len(sweep.files)} files, {format_bytes(sweep.bytes)} {'deleted' if apply else 'to delete'}; "
-        f"{sweep.young} younger than {grace} kept; lost+found keeps {files} files, {format_bytes(size)}",
-        paths=True,
-    )
-    if sweep.promised:
-        verify = command("cache", "verify", path)
-        print_lines(f"{sweep.promised} payloads without the record that the index states were kept: see `{verify}`")
-    if sweep.unfinished:
-        done = "finished" if apply else "to finish"
-        print_lines(f"{sweep.unfinished} interrupted drops or compacts {done}")
-    if sweep.files and not apply:
-        print_lines("nothing was changed; --apply deletes these files")
-
-
+cache_app.command(example="theworld cache repair latents --apply", page="docs/store.md")(repair)
+cache_app.command(example="theworld cache gc latents --grace 14d", page="docs/store.md")(gc)
 cache_app.command(example="theworld cache drop latents --match '^withdrawn/' --apply", page="docs/store.md")(drop)
-
-
-@cache_app.command(example="theworld cache compact latents --apply", page="docs/store.md")
-def compact(
-    store: Store = DEFAULT_CACHE,
-    apply: Apply = False,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Join small shards into full ones: fewer files, no empty rows in the Zarr array, the same bits."""
-    from ...progress import Progress, print_json, print_lines
-    from ...store.folder import resolve_store
-    from ...store.upkeep.compact import compact as run_compact
-
-    done = run_compact(resolve_store(store), apply=apply, progress=Progress.on_stderr(quiet=quiet))
-    if as_json:
-        print_json({**asdict(done), "store": str(done.store), "applied": apply})
-        return
-    print_lines(*done.lines(applied=apply), paths=True)
+cache_app.command(example="theworld cache compact latents --apply", page="docs/store.md")(compact)
 
 
 @cache_app.command(example="theworld cache explain latents --steps 16", page="docs/store.md")
@@ -424,13 +330,3 @@ def _part(text: str | None) -> tuple[int, int] | None:
     if match is None:
         raise ConfigError(f"--sample must be i/n such as 1/7, got {text!r}")
     return int(match[1]), int(match[2])
-
-
-def _seconds(text: str) -> float:
-    match = re.fullmatch(r"([0-9]{1,6})([dh])", text)
-    if match is None:
-        raise ConfigError(f"--grace must be days or hours such as 14d or 36h, got {text!r}")
-    seconds = int(match[1]) * {"d": 86400.0, "h": 3600.0}[match[2]]
-    if seconds < SMALLEST_GRACE_S:
-        raise ConfigError("--grace under 1h could delete what a running job is about to commit; give at least 1h")
-    return seconds

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,8 +11,10 @@ import typer
 from ...errors import ConfigError
 from ...messages import MAX_NAMES, format_bytes
 from ..options import Json, Keys, Match, Quiet, Store
+from .upkeep import Apply, BreakLock
 
 if TYPE_CHECKING:
+    from ...files.places.place import Place
     from ...store.latent_store import LatentStore
 
 
@@ -22,7 +23,8 @@ def drop(
     keys: Keys = None,
     match: Match = None,
     undo: Annotated[bool, typer.Option("--undo", help="Let precompute make dropped latents again.")] = False,
-    apply: Annotated[bool, typer.Option("--apply", help="Apply the changes; without it, only print them.")] = False,
+    apply: Apply = False,
+    break_lock: BreakLock = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -31,15 +33,15 @@ def drop(
     Their old shards go to lost+found/, for a person to delete. Without --keys and --match, finish an interrupted drop.
     """
     from ...progress import Progress, print_json, print_lines
-    from ...store.find import resolve_store
+    from ...store.find import resolve_place
     from ...store.folder import load_store
     from ...store.upkeep.drop import drop as run_drop
     from ...store.upkeep.drop import undo_drop
 
-    path = resolve_store(store)
+    path = resolve_place(store)
     selected = _selected(load_store(path), keys, match)
     if undo:
-        undone = undo_drop(path, selected, apply=apply)
+        undone = undo_drop(path, selected, apply=apply, break_lock=break_lock)
         if as_json:
             print_json({"store": str(path), "applied": apply, "undone": len(undone.keys)})
             return
@@ -49,7 +51,8 @@ def drop(
         return
     if selected == []:
         raise ConfigError(f"no input of {path} matches, and no key was given: there is nothing to drop")
-    dropped = run_drop(path, selected or [], apply=apply, progress=Progress.on_stderr(quiet=quiet))
+    progress = Progress.on_stderr(quiet=quiet)
+    dropped = run_drop(path, selected or [], apply=apply, progress=progress, break_lock=break_lock)
     if as_json:
         print_json(
             {
@@ -74,7 +77,8 @@ def drop(
     print_lines(f"{len(dropped.shards)} shards, {size}, {'were' if apply else 'are to be'} written again without them")
     for folder in dropped.folders:
         print_lines(f"their old payloads are kept in {folder} (report.json says which and why).", paths=True)
-        print_lines(f"To erase them for good: rm -r {shlex.quote(str(folder))}", paths=True)
+        erase = f"rm -r {shlex.quote(str(folder))}" if path.is_local else f"delete all objects below {folder}/"
+        print_lines(f"To erase them for good: {erase}", paths=True)
     if not apply:
         print_lines("nothing was changed; --apply drops them")
 
@@ -97,12 +101,11 @@ def _selected(store: LatentStore, keys: list[str] | None, match: str | None) -> 
     return selected
 
 
-def _named(store: Path, keys: tuple[str, ...]) -> str:
-    from ...files.places.folder import Folder
+def _named(store: Place, keys: tuple[str, ...]) -> str:
     from ...store.keys.packed_keys import pack_keys
     from ...store.sources.scan import sources_of
 
     first = keys[:MAX_NAMES]
-    sources = sources_of(Folder(store), pack_keys(first))
+    sources = sources_of(store, pack_keys(first))
     names = [name for key in first for name in sources.get(key, [key])]
     return f" ({', '.join(names)}{' …' if len(keys) > len(first) else ''})" if names else ""

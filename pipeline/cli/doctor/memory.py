@@ -1,4 +1,4 @@
-"""What fits into the memory of an accelerator, by the estimates that the commands plan with, at sizes that are public.
+"""Which public models fit into an accelerator's memory, by the estimates that the commands plan with.
 
 No weights and no network are needed. The settings are those of the presets in `configs/`.
 """

@@ -12,6 +12,7 @@ import typer
 
 from ...errors import ConfigError
 from .. import options
+from ..loading import no_garbage
 from ..options import Device, Json, Quiet
 
 if TYPE_CHECKING:
@@ -46,9 +47,11 @@ def ui(
         raise ConfigError(f"{run} reads videos, and the page takes images: use {run} by `theworld ask`")
     progress = Progress.on_stderr(quiet=quiet)
     progress.say(f"loading {run} …")
-    from .server import Server
+    with no_garbage():
+        from .server import Server
 
-    answers = _Answers(run, lm=lm, world=world, device=options.device_name(device), memory=memory, progress=progress)
+        where = options.device_name(device)
+        answers = _Answers(run, lm=lm, world=world, device=where, memory=memory, progress=progress)
     try:
         server = Server(answers.answer, answers.facts(), port=port)
     except OSError as error:

@@ -33,8 +33,8 @@ td:last-child { width: 4.5rem; text-align: right; padding-right: 0 }
 #notes { color: var(--bad) } #notes li { margin: .3rem 0 } [hidden] { display: none }
 </style></head><body>
 <h1>Ask {{ run }}</h1>
-<p class="soft">{{ world }} predicts the future of your image, {{ horizon }}. The run answers twice: from the image
-alone, and with its predicted future. Nothing leaves this computer.</p>
+<p class="soft">The world model {{ world }} predicts the future of your image, {{ horizon }}. The run answers twice:
+from the image alone, and with its predicted future. Nothing leaves this computer.</p>
 <form id="form">
 <label id="drop">Drop an image here, or click to choose one <input id="file" type="file" accept="image/*" class="soft">
 </label>

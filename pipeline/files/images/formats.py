@@ -1,4 +1,4 @@
-"""What a file is, told by its content: formats that are read, those that are known by name only, and their variants.
+"""Recognise a file's format by its content: formats that are read, and those that are only known by name.
 
 Pillow opens more than it decodes rightly. What is read here was compared with an independent decoder, pixel by pixel
 (tests/pipeline/files/images/test_layouts.py); anything else is refused by its name.

@@ -6,22 +6,23 @@ puts a token of its own beside the object, so it knows its own work again where 
 
 from __future__ import annotations
 
-import random
 import secrets
-import time
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import xxhash
 
 from ...errors import StoreError, TheWorldError
+from ...machine import running_seconds
 from ...messages import format_bytes
-from .bucket_clients import BucketClients, endpoint_of
+from .bucket_clients import BucketClients, endpoint_of, head_of, pause_before
+from .bucket_conditions import USE_ANOTHER, prove_conditions
 from .bucket_errors import refusal, status_of, summary
 from .bucket_urls import checked_prefix, parse_url
+from .local_copy import LocalStaging
 from .place import Entry, Place
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Bucket(Place):
 
     def staging(self) -> AbstractContextManager[Path]:
         """A folder of the local disk, removed at the end."""
-        return _Staging()
+        return LocalStaging()
 
     def replace(self, name: str, content: bytes | memoryview, *, durable: bool = True) -> None:  # noqa: ARG002
         """Write an object over an old one; an answered PUT is durable."""
@@ -170,25 +171,35 @@ class Bucket(Place):
         return self._clients.ask_many(read_one, ranges)
 
     def entry(self, name: str) -> Entry | None:
-        """What is known of one object; None where there is none."""
+        """Name, size and time of one object; None if there is none."""
         try:
-            meta = self._call("look at", name, lambda obs, store, key: obs.head(store, key))
+            meta = self._call("look at", name, head_of)
         except FileNotFoundError:
             return None
-        return self._entry(name, meta)
+        return self._entry(meta)
 
     def entries(self, folder: str, *, deep: bool = False) -> Iterator[Entry]:
         """The objects of a folder, in no order; nothing where there is none."""
-        start = len(self._prefix) + 1 if self._prefix else 0
+        if deep:
+            return iter(self.entries_within(folder, sys.maxsize) or ())
+        listed: list[Any] = self._call(
+            "list", folder, lambda obs, store, key: obs.list_with_delimiter(store, key or None)["objects"]
+        )
+        return map(self._entry, listed)
 
-        def listed(obs: Any, store: ObjectStore, key: str) -> Iterable[Any]:
-            prefix = key or None
-            if not deep:
-                return obs.list_with_delimiter(store, prefix)["objects"]
-            return [meta for batch in obs.list(store, prefix, chunk_size=1000) for meta in batch]
+    def entries_within(self, folder: str, most: int) -> list[Entry] | None:
+        """The objects of a folder and of those below it; None where there are more than `most`."""
 
-        for meta in self._call("list", folder, listed):
-            yield self._entry(meta["path"][start:], meta)
+        def listed(obs: Any, store: ObjectStore, key: str) -> list[Any] | None:
+            metas: list[Any] = []
+            for batch in obs.list(store, key or None, chunk_size=1000):
+                metas += batch
+                if len(metas) > most:
+                    return None
+            return metas
+
+        metas = self._call("list", folder, listed)
+        return None if metas is None else list(map(self._entry, metas))
 
     def folders(self) -> list[str]:
         """The names of the folders directly in this place, in order."""
@@ -206,11 +217,35 @@ class Bucket(Place):
 
         self._clients.ask_many(remove_one, list(names))
 
+    def remove_once(self, names: Iterable[str]) -> None:
+        """Remove objects whose names others may take at once: each request is sent once, and a doubtful one settled.
+
+        Where an answer was lost, `is_in_doubt` says so of that name from then on.
+        """
+        self._clients.ask_many(self._remove_once, list(names))
+
+    def is_in_doubt(self, name: str) -> bool:
+        """Whether an unanswered DELETE of this process may still come to the object that gets this name."""
+        return self._key(name) in self._clients.in_doubt
+
     def set_aside(self, name: str, to: str) -> None:
-        """Copy within the bucket, then remove the old name."""
-        target = self._key(to)
-        self._call("copy", name, lambda obs, store, key: obs.copy(store, key, target), upload=True)
-        self.remove([name])
+        """Copy within the bucket, look at the copy, then remove the old name. A copy that is there already counts.
+
+        Raises:
+            FileExistsError: something else has that name.
+        """
+        source, there = self.entry(name), self.entry(to)
+        if source is None:
+            raise FileNotFoundError(f"there is no {self}/{name}")
+        if there is not None and (there.bytes, there.tag) != (source.bytes, source.tag):
+            raise FileExistsError(f"{self}/{to} exists")
+        if there is None:
+            target = self._key(to)
+            self._call("copy", name, lambda obs, store, key: obs.copy(store, key, target), upload=True)
+            there = self.entry(to)
+        if there is None or there.bytes != source.bytes:  # a copy may fail behind an answer of 200
+            raise StoreError(f"{self}/{name} could not be copied whole to {self}/{to}. Run the same command again")
+        self.remove_once([name])
 
     def now(self) -> float:
         """The bucket's time, by an object that is made and removed; whole seconds."""
@@ -221,7 +256,7 @@ class Bucket(Place):
         finally:
             self.remove([name])
         if entry is None:
-            raise StoreError(f"{self} does not show an object that was just written. {_CONDITIONAL}")
+            raise StoreError(f"{self} does not show an object that was just written. {USE_ANOTHER}")
         return entry.modified
 
     def self_test(self, *folders: str) -> None:  # noqa: ARG002
@@ -230,35 +265,13 @@ class Bucket(Place):
         Raises:
             StoreError: this bucket cannot keep a store that several processes write, and why.
         """
-        name = f"tmp/self-test-{secrets.token_hex(8)}"
-        first, second = b"the first", b"the second"
-        made = self.create(name, first)
-        try:
-            again = self.create(name, second)
-            content = self.read(name, 100)
-            if again or content != first:
-                raise StoreError(
-                    f"{self.endpoint} replaces objects that it was told to keep (If-None-Match is ignored), so two "
-                    f"writers would destroy each other's shards. {_CONDITIONAL}"
-                )
-            if not made or not self._token(name):
-                raise StoreError(
-                    f"{self.endpoint} does not keep the metadata of objects, so a writer cannot know its own after a "
-                    f"lost answer. {_CONDITIONAL}"
-                )
-            if name not in {entry.name for entry in self.entries("tmp")}:
-                raise StoreError(
-                    f"{self.endpoint} does not list an object that was just written, so commits would be missed. "
-                    f"{_CONDITIONAL}"
-                )
-        finally:
-            with suppress(TheWorldError):  # what was found counts
-                self.remove([name])
+        prove_conditions(self, endpoint=self.endpoint, writer_of=self._token)
 
     def _key(self, name: str) -> str:
         return "/".join(part for part in (self._prefix, name) if part)
 
-    def _entry(self, name: str, meta: Any) -> Entry:
+    def _entry(self, meta: Any) -> Entry:
+        name = meta["path"][len(self._prefix) + 1 if self._prefix else 0 :]
         e_tag = str(meta["e_tag"]).removeprefix("W/").strip('"')  # Azure's listings leave the quotes out
         tag = xxhash.xxh3_64_intdigest(f'"{e_tag}"'.encode())
         return Entry(name, meta["size"], tag, meta["last_modified"].timestamp())
@@ -267,17 +280,16 @@ class Bucket(Place):
         """PUT under the condition that there is none, and look whose object is there if the answer is doubtful."""
         token = secrets.token_hex(16)
         attributes = {self._clients.token_name: token}
-        began, last = time.monotonic(), None
+        began, last = running_seconds(), None
         for turn in range(TRIES):
-            if turn:
-                time.sleep(random.uniform(0, min(0.1 * 2**turn, 10.0)))
+            pause_before(turn)
             try:
                 self._clients.ask(
                     lambda obs, store: obs.put(
                         store, self._key(name), content(), mode="create", attributes=attributes, use_multipart=False
                     ),
                     upload=is_upload,
-                    is_repeated=True,
+                    tries="few",
                 )
                 return True
             except self._clients.errors as error:
@@ -292,10 +304,39 @@ class Bucket(Place):
                 last = error
             else:
                 return owner == token
-            if time.monotonic() - began > (PATIENCE_S if self._clients.has_answered else _FIRST_PATIENCE_S):
+            if running_seconds() - began > (PATIENCE_S if self._clients.has_answered else _FIRST_PATIENCE_S):
                 break
         assert last is not None
         raise self._no_answer("write", name, last)
+
+    def _remove_once(self, name: str) -> None:
+        before = self._identity(name)
+        last: Exception | None = None
+        for turn in range(TRIES):
+            if before is None or (turn and self._identity(name) != before):  # gone, or another's by now
+                return
+            pause_before(turn)
+            try:
+                self._clients.ask(lambda obs, store: obs.delete(store, self._key(name)), tries="one")
+                return
+            except FileNotFoundError:
+                return
+            except self._clients.errors as error:
+                self._refuse("remove", name, error)
+                self._clients.in_doubt.add(self._key(name))
+                last = error
+        assert last is not None
+        raise self._no_answer("remove", name, last)
+
+    def _identity(self, name: str) -> tuple[object, ...] | None:
+        """What tells an object from one of the same bytes that gets its name later; None where there is none."""
+        head = {"head": True}
+        try:
+            answer = self._call("look at", name, lambda obs, store, key: obs.get(store, key, options=head))
+        except FileNotFoundError:
+            return None
+        token = answer.attributes.get(self._clients.token_name)
+        return token, *(answer.meta[field] for field in ("e_tag", "version", "last_modified"))
 
     def _token(self, name: str) -> str:
         """Whose object it is; empty where it says nothing.
@@ -304,7 +345,7 @@ class Bucket(Place):
             FileNotFoundError, obstore's errors.
         """
         head = {"head": True}
-        answer = self._clients.ask(lambda obs, store: obs.get(store, self._key(name), options=head), is_repeated=True)
+        answer = self._clients.ask(lambda obs, store: obs.get(store, self._key(name), options=head), tries="few")
         return str(answer.attributes.get(self._clients.token_name, ""))
 
     def _call(self, verb: str, name: str, action: Callable[[Any, ObjectStore, str], _T], *, upload: bool = False) -> _T:
@@ -324,7 +365,12 @@ class Bucket(Place):
         """Raise what the user can do, if the bucket refuses for good."""
         has_answered = self._clients.has_answered
         error_of_bucket = refusal(
-            error, scheme=self.scheme, bucket=self.bucket, endpoint=self.endpoint, is_known=has_answered
+            error,
+            scheme=self.scheme,
+            bucket=self.bucket,
+            endpoint=self.endpoint,
+            is_known=has_answered,
+            to_write=verb in ("write", "remove", "copy"),
         )
         if error_of_bucket is not None:
             raise StoreError(
@@ -340,17 +386,3 @@ class Bucket(Place):
 
     def _location_of(self, name: str) -> str:
         return f"{self}/{name}" if name else str(self)
-
-
-_CONDITIONAL = (
-    "Use a bucket that has conditional writes (S3, GCS, Azure, R2, MinIO and Ceph of 2025 or later), or write to a "
-    "folder and copy it up with `theworld cache merge`"
-)
-
-
-class _Staging(TemporaryDirectory[str]):
-    def __init__(self) -> None:
-        super().__init__(prefix="theworld-")
-
-    def __enter__(self) -> Path:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return Path(super().__enter__())

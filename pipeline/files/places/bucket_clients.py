@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from ...credentials import hide_passwords
 from ...errors import ConfigError, StoreError
 from ...messages import install_extra
-from .bucket_errors import ALLOW_HTTP, ENDPOINTS
+from .bucket_errors import ALLOW_HTTP, ENDPOINTS, is_unexplained
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 _T = TypeVar("_T")
 _U = TypeVar("_U")
+Tries = Literal["many", "few", "one"]
+RETRIES: dict[Tries, tuple[int, float]] = {"many": (12, 20.0), "few": (2, 6.0), "one": (0, 6.0)}
+"""How often obstore sends a request again, and for how many seconds at most."""
 _IN_FLIGHT = 64
 """Requests at once, where many are wanted."""
 _used_by: int | None = None
@@ -34,7 +39,7 @@ class BucketClients:
     def __init__(self, scheme: str, bucket: str) -> None:
         self._scheme, self._bucket = scheme, bucket
         self._lock = threading.Lock()
-        self._stores: dict[tuple[bool, bool], ObjectStore] = {}
+        self._stores: dict[tuple[bool, Tries], ObjectStore] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._obs = _obstore()
         self.errors: tuple[type[Exception], ...] = (
@@ -44,17 +49,19 @@ class BucketClients:
             TimeoutError,
         )
         self.has_answered = False
+        self.in_doubt: set[str] = set()
+        """Objects that an unanswered request may still remove."""
         self.token_name = "theworldwriter" if scheme == "az" else "theworld-writer"  # Azure's names have no dash
 
-    def ask(self, action: Callable[[Any, ObjectStore], _T], *, upload: bool = False, is_repeated: bool = False) -> _T:
+    def ask(self, action: Callable[[Any, ObjectStore], _T], *, upload: bool = False, tries: Tries = "many") -> _T:
         """Run an action with obstore and a client.
 
         Args:
             upload: wait as long as a payload takes.
-            is_repeated: the caller tries again by itself, so obstore does so but a few times.
+            tries: of obstore: few where the caller tries again by itself, one where it must know of each request.
         """
         self.check_process()
-        answer = action(self._obs, self._store(upload, is_repeated))
+        answer = action(self._obs, self._store(upload, tries))
         self.has_answered = True
         return answer
 
@@ -82,13 +89,13 @@ class BucketClients:
                 "num_workers=0: the reader has its own threads"
             )
 
-    def _store(self, upload: bool, is_repeated: bool) -> ObjectStore:
+    def _store(self, upload: bool, tries: Tries) -> ObjectStore:
         with self._lock:
-            if (upload, is_repeated) not in self._stores:
-                self._stores[upload, is_repeated] = self._open(upload, is_repeated)
-            return self._stores[upload, is_repeated]
+            if (upload, tries) not in self._stores:
+                self._stores[upload, tries] = self._open(upload, tries)
+            return self._stores[upload, tries]
 
-    def _open(self, upload: bool, is_repeated: bool) -> ObjectStore:
+    def _open(self, upload: bool, tries: Tries) -> ObjectStore:
         from obstore.store import AzureStore, GCSStore, S3Store
 
         client: dict[str, Any] = {
@@ -99,16 +106,31 @@ class BucketClients:
         if not upload:  # it would count while a payload is sent
             client["read_timeout"] = timedelta(seconds=10)
         backoff = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=4), "base": 2}
-        patience = {"max_retries": 2, "retry_timeout": timedelta(seconds=6)}
-        if not is_repeated:
-            patience = {"max_retries": 12, "retry_timeout": timedelta(seconds=20)}
-        retry: Any = {**patience, "backoff": backoff}
+        retries, seconds = RETRIES[tries]
+        retry: Any = {"max_retries": retries, "retry_timeout": timedelta(seconds=seconds), "backoff": backoff}
         options: Any = client
         if self._scheme == "s3":
             # one DELETE each: not all servers know how to remove many at once
             return S3Store(self._bucket, client_options=options, retry_config=retry, disable_bulk_delete=True)
         opened = {"gs": GCSStore, "az": AzureStore}[self._scheme]
         return opened(self._bucket, client_options=options, retry_config=retry)
+
+
+def pause_before(turn: int) -> None:
+    """Wait before another try, longer each time; not before the first, whose number is 0."""
+    if turn:
+        time.sleep(random.uniform(0, min(0.1 * 2**turn, 10.0)))
+
+
+def head_of(obs: Any, store: ObjectStore, key: str) -> Any:
+    """What is known of one object. A refusal raises an error that says why, which an answer to HEAD cannot hold."""
+    try:
+        return obs.head(store, key)
+    except obs.exceptions.BaseError as error:
+        if is_unexplained(error):
+            with suppress(FileNotFoundError):
+                obs.get_range(store, key, start=0, length=1)  # refused as well, and with the reason
+        raise
 
 
 def endpoint_of(scheme: str) -> str:

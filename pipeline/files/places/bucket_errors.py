@@ -77,11 +77,19 @@ def summary(error: Exception) -> str:
     return hide_passwords(text.strip(" :"))[:400] + (f": {reasons[0]}" if reasons else "")
 
 
-def refusal(error: Exception, *, scheme: str, bucket: str, endpoint: str, is_known: bool) -> Refusal | None:
+def is_unexplained(error: Exception) -> bool:
+    """Whether a refusal says nothing but its status: an answer to HEAD has no body."""
+    return status_of(error) in (400, 401, 403) and _CODE.search(str(error)) is None
+
+
+def refusal(
+    error: Exception, *, scheme: str, bucket: str, endpoint: str, is_known: bool, to_write: bool = True
+) -> Refusal | None:
     """Why the bucket refuses, and for good; None if a look or another try may help.
 
     Args:
         is_known: it has answered before, so this machine has credentials.
+        to_write: whether something was to be written: reading needs fewer rights.
     """
     text, status = str(error), status_of(error)
     match = _CODE.search(text)
@@ -115,8 +123,8 @@ def refusal(error: Exception, *, scheme: str, bucket: str, endpoint: str, is_kno
     if status == 403:
         return Refusal(
             f"it does not allow this ({answer})",
-            f"Give these credentials the rights to list, read, write and delete in {bucket}, or use others: "
-            f"{KEYS[scheme]}",
+            f"Give these credentials the rights to list{', read, write and delete' if to_write else ' and read'} in "
+            f"{bucket}, or use others: {KEYS[scheme]}",
         )
     if "non-partial response" in text:
         return Refusal(

@@ -117,7 +117,7 @@ class Folder(Place):
         return at
 
     def entry(self, name: str) -> Entry | None:
-        """What is known of one file, by a look; a link is followed.
+        """Name, size and time of one file; a link is followed.
 
         Raises:
             ValueError: something is there that is no regular file.
@@ -186,7 +186,7 @@ class Folder(Place):
             atomic.remove_all(folder, files, within=self.path)
 
     def set_aside(self, name: str, to: str) -> None:
-        """Give a file another name, which nothing has, before the old one goes."""
+        """Rename a file to a name that is free; the old name goes last."""
         target = self.path / to
         with (
             held_folder(self.path, (self.path / name).parent) as source_folder,

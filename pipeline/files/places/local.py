@@ -1,4 +1,4 @@
-"""Paths of this machine, and URLs of buckets: `Path` turns a URL into a folder called `s3:`, which is noticed here."""
+"""Paths of this machine, told apart from URLs of buckets, which `Path` would turn into a folder called `s3:`."""
 
 from __future__ import annotations
 

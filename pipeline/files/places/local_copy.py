@@ -1,4 +1,4 @@
-"""What a machine keeps of a place that is elsewhere: copies of files that are mapped, and what it knows by itself.
+"""Local copies of files in a bucket, for files that are mapped, and local notes about it.
 
 `$XDG_CACHE_HOME/theworld/<16 digits of the URL's hash>/` can be deleted at any time.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import xxhash
 
@@ -20,14 +21,24 @@ _BLOCK_BYTES = 8 * 2**20
 
 
 def machine_folder(place: Place) -> Path:
-    """Where this machine keeps what it knows of a place: in the folder itself, or in its user's cache."""
+    """The folder for this machine's notes about a place: the place itself if it is a folder, else the user's cache."""
     if isinstance(place, Folder):
         return place.path
     return own_folder() / xxhash.xxh3_64_hexdigest(str(place).encode())
 
 
+class LocalStaging(TemporaryDirectory[str]):
+    """A folder of the local disk for unfinished files, removed at the end."""
+
+    def __init__(self) -> None:
+        super().__init__(prefix="theworld-")
+
+    def __enter__(self) -> Path:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return Path(super().__enter__())
+
+
 def local_copy(place: Place, name: str) -> Path:
-    """The path of a file, copied to this machine where it is in a bucket and not here yet; an older copy goes.
+    """The path of a file; one in a bucket is copied to this machine first, and replaces an older copy.
 
     Raises:
         FileNotFoundError: there is none.

@@ -1,4 +1,4 @@
-"""What a store is on: a folder of a file system, or a prefix of a bucket. Names are relative, with slashes.
+"""The interface of a place that holds a store: a folder, or a prefix of a bucket. Names are relative, with slashes.
 
 A store has the same names and the same bytes on both. What differs is how a name appears: a file is linked, an object
 is PUT under the condition that there is none.
@@ -111,7 +111,7 @@ class Place(ABC):
 
     @abstractmethod
     def entry(self, name: str) -> Entry | None:
-        """What is known of one file; None where there is none.
+        """Name, size and time of one file; None if there is none.
 
         Raises:
             ValueError: something is there that is no regular file.
@@ -150,13 +150,25 @@ class Place(ABC):
     def remove(self, names: Iterable[str]) -> None:
         """Remove files durably; those that are gone already do not matter."""
 
+    def remove_once(self, names: Iterable[str]) -> None:
+        """`remove`, of names that others may take at once: no request that is sent again hits what came after."""
+        self.remove(names)
+
+    def is_in_doubt(self, name: str) -> bool:  # noqa: ARG002
+        """Whether an unanswered request of this process may still remove what gets this name."""
+        return False
+
     @abstractmethod
     def set_aside(self, name: str, to: str) -> None:
-        """Give a file another name, which nothing has, before the old one goes."""
+        """Rename a file to a name that is free; the old name goes last.
+
+        Raises:
+            FileExistsError: something else has that name.
+        """
 
     @abstractmethod
     def now(self) -> float:
-        """The time by the clock that `Entry.modified` is told by, in seconds since 1970."""
+        """The time by the clock of `Entry.modified`, in seconds since 1970."""
 
     @abstractmethod
     def self_test(self, *folders: str) -> None:

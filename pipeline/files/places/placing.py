@@ -1,4 +1,4 @@
-"""Prove that a file system can do what a store rests on: to name a file, whole, and to replace none."""
+"""Prove that a file system can create a file whole and refuse to replace one, as every store needs."""
 
 from __future__ import annotations
 

@@ -285,9 +285,7 @@ def _array_records(file: Path) -> Iterator[tuple[str, Record]]:
                             f"{file} is not JSON at element {number}, or it is longer than {MAX_ROW_BYTES:,} "
                             f"characters: {error}"
                         ) from error
-                block = blocks.read(
-                    max(_BLOCK, len(text) - position)
-                )  # double the size each time: linear in total
+                block = blocks.read(max(_BLOCK, len(text) - position))  # double the size each time: linear in total
                 text, position, has_more = text[position:] + block, 0, bool(block)
             position = end
             try:

@@ -8,7 +8,7 @@ Axes:  B sample   C channel   T latent frame   H, W latent row, column
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -99,6 +99,16 @@ class ShardLayout(ABC):
 
     @abstractmethod
     def _fill(self, row: NDArray[np.uint8], key: str, latent: NDArray[Any]) -> list[int]: ...
+
+    def is_row(self, row: NDArray[np.uint8], key: str, checksums: Sequence[int]) -> bool:  # noqa: ARG002
+        """Whether bytes are a row of this layout, of a sample whose numbers are finite.
+
+        Args:
+            checksums: of its frames, as its record has them; their bytes are not summed up here.
+        """
+        frames = self.sample_shape[1]
+        [(offset, _, size)] = self.reads(frames).segments
+        return _finite(self.values(row[None, offset : offset + size], frames), self.dtype_name)
 
     @cached_property
     def frame_bytes(self) -> int:

@@ -13,6 +13,7 @@ Sources: POSIX.1-1988 ustar; NEP 1 (the npy format).
 import json
 import re
 import tarfile
+from collections.abc import Sequence
 from functools import cached_property
 from io import BytesIO
 from typing import Any
@@ -102,8 +103,23 @@ class WebDatasetLayout(ShardLayout):
     def new_row(self) -> NDArray[np.uint8]:
         return self._template.copy()
 
+    def is_row(self, row: NDArray[np.uint8], key: str, checksums: Sequence[int]) -> bool:
+        """As of every layout; and the headers of the tar and the json are those of this key."""
+        expected = self.new_row()
+        self._fill_around(expected, key, checksums)
+        numbers = slice(self._numbers_at, self._numbers_at + self.sample_shape[1] * self.frame_bytes)
+        expected[numbers] = row[numbers]
+        return np.array_equal(expected, row) and super().is_row(row, key, checksums)
+
     def _fill(self, row: NDArray[np.uint8], key: str, latent: NDArray[Any]) -> list[int]:
         crcs = _frame_checksums(latent)
+        self._fill_around(row, key, crcs)
+        numbers = row[self._numbers_at : self._numbers_at + latent.nbytes].view(self.dtype)
+        numbers.reshape(latent.shape)[...] = latent
+        return crcs
+
+    def _fill_around(self, row: NDArray[np.uint8], key: str, crcs: Sequence[int]) -> None:
+        """All of a row that depends on its sample, but for the numbers."""
         for at in (0, self._json_at - _BLOCK):
             _name(row[at : at + _BLOCK], key, self._template[at : at + _BLOCK])
         for at, text in (
@@ -111,9 +127,6 @@ class WebDatasetLayout(ShardLayout):
             (self._json_at + len(_KEY_FIELD), key),
         ):
             row[at : at + len(text)] = np.frombuffer(text.encode(), np.uint8)
-        numbers = row[self._numbers_at : self._numbers_at + latent.nbytes].view(self.dtype)
-        numbers.reshape(latent.shape)[...] = latent
-        return crcs
 
     def _in_one_piece(self, frames: int) -> bool:
         """Whether the whole row is read for its first frames: pieces smaller than a page would cost more."""

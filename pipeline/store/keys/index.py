@@ -363,10 +363,10 @@ class Index:
         run = part.run
         if len(self._parts) == 1 and part.is_whole and run.distinct == len(run):
             return np.arange(len(run))
-        is_first = np.empty(len(run), bool)
+        is_first = part.has_row(run.rows, self.shard_size)  # a shard's number may be another's by now, its keys too
         for start in range(0, len(run), _BLOCK):
             block = slice(start, start + _BLOCK)
-            is_first[block] = self._find_in_parts(run.high[block], run.low[block]) == run.rows[block]
+            is_first[block] &= self._find_in_parts(run.high[block], run.low[block]) == run.rows[block]
         return np.flatnonzero(is_first)
 
 

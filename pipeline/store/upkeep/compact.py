@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DamagedShardError
+from ...files.places.folder import path_or_url
+from ...files.places.local import place_of
 from ...files.places.place import Place
-from ...files.plain import open_file
 from ...progress import Progress
-from ..find import require_folder
 from ..folder import load_store
 from ..keys.packed_keys import Keys, unpack_keys
 from ..latent_store import LatentStore
@@ -37,7 +37,8 @@ from .transfer import copy_shard
 class Compaction:
     """What a compaction did, or would do."""
 
-    store: Path
+    store: Path | str
+    """Its path or URL."""
     samples: int
     shards: tuple[int, int]
     """Before and after."""
@@ -59,24 +60,27 @@ class Compaction:
         return [text] if applied else [text, "nothing was changed; --apply does it"]
 
 
-def compact(path: Path | Place, *, apply: bool, progress: Progress | None = None) -> Compaction:
+def compact(
+    path: Path | Place, *, apply: bool, progress: Progress | None = None, break_lock: bool = False
+) -> Compaction:
     """Fill the shards of a store. The latents, their bits and what is known of their making stay as they are.
 
     Jobs that write here, and programs that read by key, may go on beside it. Row numbers change.
 
     Args:
         apply: False only says what would be done.
+        break_lock: as for `alone`.
     Raises:
         StoreNotFoundError: there is no store.
         StoreLockedError: other maintenance is at work.
         DamagedShardError: a shard is damaged; repair first. All rows are visible still.
         StoreError: the store cannot be written.
     """
-    path = require_folder(path)
+    place = place_of(path)
     if not apply:
-        return _plan(_sound(path)).outcome
-    with alone(path):
-        store = _sound(path)
+        return _plan(_sound(place)).outcome
+    with alone(place, break_lock=break_lock):
+        store = _sound(place)
         finish_retirements(store)
         plan = _plan(store)
         givers = _Givers(plan)
@@ -102,8 +106,8 @@ class _Plan:
     outcome: Compaction
 
 
-def _sound(path: Path) -> LatentStore:
-    store = load_store(path)
+def _sound(place: Place) -> LatentStore:
+    store = load_store(place)
     if store.damage:
         raise DamagedShardError(f"{store.damage[0]} Nothing is compacted until then")
     return store
@@ -128,7 +132,7 @@ def _plan(store: LatentStore) -> _Plan:
     parts = [slice(start, min(start + size, len(moving))) for start in range(0, len(moving), size)]
     after = len(kept) + len(parts)
     rows = (store.array_rows, len(keys)) if store.format == "zarr" else None
-    outcome = Compaction(store.path, len(keys), (len(store.shards), after), rows, copied=len(moving))
+    outcome = Compaction(path_or_url(store.place), len(keys), (len(store.shards), after), rows, copied=len(moving))
     return _Plan(moving, list(zip(free, parts, strict=False)), givers, outcome)
 
 
@@ -166,8 +170,9 @@ def _fill(store: LatentStore, number: int, keys: Keys, part: slice, givers: _Giv
     """Commit a full shard under a number, and let the shards go that have nothing left."""
     with ExitStack() as held:
         if number in store.shards:
-            # as long as it is open, no other record gets its inode, by which readers notice that it is another
-            held.enter_context(open_file(store.path / record_name(number), RECORD_LIMIT_BYTES, within=store.path))
+            if store.place.is_local:
+                # as long as it is open, no other record gets its inode, by which readers notice that it is another
+                held.enter_context(store.place.open(record_name(number), RECORD_LIMIT_BYTES))
             givers.move(number, _commit(store, keys[givers.left_of(number, part.start)], [number]))
         _commit(store, keys[part], givers.done(part.stop), number=number)
 

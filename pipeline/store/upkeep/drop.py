@@ -11,21 +11,22 @@ The old payloads are kept, as a pattern may match more than was meant: a person 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import DamagedShardError, LatentShapeError
-from ...files.atomic import publish, writing
+from ...files.places.folder import path_or_url
+from ...files.places.local import place_of
 from ...files.places.place import Place
 from ...messages import command, name_some
 from ...progress import Progress
 from ..commit import LOST_AND_FOUND
-from ..find import require_folder
 from ..folder import load_store
 from ..keys.dropped import add_dropped, remove_dropped
 from ..keys.packed_keys import is_in, pack_keys, unpack_keys
@@ -37,6 +38,8 @@ from .retire import finish_retirements, held_elsewhere, new_folder_aside, retiri
 
 _AT_A_TIME = 64
 """Shards that are there twice for a while."""
+_BLOCK_BYTES = 64 * 2**20
+"""Rows of a bucket that are read at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,8 +54,8 @@ class Dropped:
     """Written again without them."""
     bytes: int
     """Of their old payloads."""
-    folders: tuple[Path, ...] = ()
-    """Of lost+found/, with the old payloads, records and a report. Deleting them is left to a person."""
+    folders: tuple[Path | str, ...] = ()
+    """Of lost+found/, with the old payloads, records and a report: paths, or URLs. A person deletes them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,24 +66,32 @@ class Undone:
     """No longer dropped: precompute makes them again."""
 
 
-def drop(path: Path | Place, keys: Collection[str], *, apply: bool, progress: Progress | None = None) -> Dropped:
+def drop(
+    path: Path | Place,
+    keys: Collection[str],
+    *,
+    apply: bool,
+    progress: Progress | None = None,
+    break_lock: bool = False,
+) -> Dropped:
     """Take latents out of a store. Without keys, finish what an interrupted drop began.
 
     Args:
         keys: with or without a latent here: those without are not made either.
         apply: False only says what would be done.
+        break_lock: as for `alone`.
     Raises:
         StoreNotFoundError: there is no store.
         StoreLockedError: another repair, gc, drop or compact is at work.
         DamagedShardError: a record, or a shard that would be written again, is damaged: repair first.
         StoreError: the store cannot be written.
     """
-    path = require_folder(path)
+    place = place_of(path)
     wanted = sorted(set(keys))
     if not apply:
-        return _plan(load_store(path), wanted)
-    with alone(path):
-        store = load_store(path)
+        return _plan(load_store(place), wanted)
+    with alone(place, break_lock=break_lock):
+        store = load_store(place)
         _require_sound_records(store)
         plan = _plan(store, wanted)
         add_dropped(store.place, wanted)
@@ -97,24 +108,24 @@ def drop(path: Path | Place, keys: Collection[str], *, apply: bool, progress: Pr
     )
 
 
-def undo_drop(path: Path | Place, keys: Collection[str] | None, *, apply: bool) -> Undone:
+def undo_drop(path: Path | Place, keys: Collection[str] | None, *, apply: bool, break_lock: bool = False) -> Undone:
     """Let precompute make dropped keys again; None takes all. What a drop moved to lost+found/ stays there.
 
     Raises:
         StoreNotFoundError, StoreLockedError, StoreError: as `drop`.
     """
-    path = require_folder(path)
+    place = place_of(path)
     if not apply:
-        return _undone(load_store(path), keys)
-    with alone(path):
-        store = load_store(path)
+        return _undone(load_store(place), keys)
+    with alone(place, break_lock=break_lock):
+        store = load_store(place)
         undone = _undone(store, keys)
         _require_sound_records(store)
-        folders: list[Path] = []
+        folders: list[Path | str] = []
         finish_retirements(store)
         _rewrite_all(store, folders, Progress.silent())  # else rows still in a payload would come back by themselves
         remove_dropped(store.place, undone.keys)
-        load_store(path).publish()
+        load_store(place).publish()
     return undone
 
 
@@ -153,12 +164,12 @@ def _require_sound_records(store: LatentStore) -> None:
         raise DamagedShardError(f"{message} Until then it is not known which keys its shard holds, so none is dropped")
 
 
-def _rewrite_all(store: LatentStore, folders: list[Path], progress: Progress) -> None:
+def _rewrite_all(store: LatentStore, folders: list[Path | str], progress: Progress) -> None:
     """Write every shard with dropped rows again without them; the folders of the old ones are added to `folders`."""
     while rows := dropped_rows(store):  # a job that began before the drop may have committed more meanwhile
         numbers = list(rows)
         aside = _report(store, rows)
-        folders.append(store.path / LOST_AND_FOUND / aside)
+        folders.append(store.place.location(f"{LOST_AND_FOUND}/{aside}"))
         written = _held_by_others(store, numbers)
         with progress.bar("drop", total=len(numbers), unit="shards") as bar:
             for start in range(0, len(numbers), _AT_A_TIME):
@@ -167,9 +178,9 @@ def _rewrite_all(store: LatentStore, folders: list[Path], progress: Progress) ->
                     for number in part:
                         _write_again(store, number, written)
                 if outcome[0].kept:
-                    repair = command("cache", "repair", store.path, "--apply")
+                    repair = command("cache", "repair", path_or_url(store.place), "--apply")
                     raise DamagedShardError(
-                        f"{store.path}: the rows of shards {name_some(outcome[0].kept)} that stay could not all be "
+                        f"{store.place}: the rows of shards {name_some(outcome[0].kept)} that stay could not all be "
                         f"written again, so these shards stay. Run `{repair}`, then the same command again"
                     )
                 bar.advance(len(part))
@@ -190,22 +201,30 @@ def _write_again(store: LatentStore, number: int, written: set[str]) -> None:
     if not places:
         return
     origins = [{**asdict(origin), "rows": origin.rows * len(places) / record.rows} for origin in origins_of(record)]
-    buffer = store.buffer(1)
     with store.new_shard() as shard:
-        for place in places:
-            row = np.array([number * store.shard_size + place])
+        for place, latent in _rows_of(store, number, places):
             try:
-                shard.add(record.keys[place], store.read_rows(row, buffer)[0])
+                shard.add(record.keys[place], latent)
             except LatentShapeError as error:  # its checksums are right, its numbers were never a latent
-                repair = command("cache", "repair", store.path, "--deep", "--apply")
-                raise DamagedShardError(f"{store.payload_path(number)}: {error}. Run `{repair}` first") from error
+                repair = command("cache", "repair", path_or_url(store.place), "--deep", "--apply")
+                raise DamagedShardError(f"{store.payload_location(number)}: {error}. Run `{repair}` first") from error
         shard.commit({"copied_from": origins}, again=True)
     written.update(record.keys[place] for place in places)
 
 
+def _rows_of(store: LatentStore, number: int, places: Sequence[int]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Some places of a shard and the latent at each, valid until the next one is asked for."""
+    # in a bucket each read waits for an answer, so many are on their way at once
+    block = 1 if store.place.is_local else max(1, min(len(places), _BLOCK_BYTES // store.layout.row_bytes))
+    buffer = store.buffer(block)
+    for start in range(0, len(places), block):
+        part = places[start : start + block]
+        yield from zip(part, store.read_rows(number * store.shard_size + np.array(part), buffer), strict=True)
+
+
 def _report(store: LatentStore, rows: dict[int, int]) -> str:
     """Say in a folder of lost+found/ what will lie there, and why, before anything does; the folder's name."""
-    aside = new_folder_aside(store.path, "dropped")
+    aside = new_folder_aside(store.place, "dropped")
     of_shards = [store.shards[number].keys for number in rows]
     keys = np.unique(np.concatenate([keys[is_in(keys, store.dropped)] for keys in of_shards]))
     sources = sources_of(store.place, keys)
@@ -218,6 +237,6 @@ def _report(store: LatentStore, rows: dict[int, int]) -> str:
         "dropped": [{"key": key, "sources": sources.get(key, [])} for key in unpack_keys(keys)],
     }
     content = f"{json.dumps(report, indent=1)}\n".encode()
-    with writing(store.path):
-        publish(store.path / "tmp", store.path / LOST_AND_FOUND / aside / "report.json", content, within=store.path)
+    with store.place.writing():
+        store.place.create(f"{LOST_AND_FOUND}/{aside}/report.json", content)
     return aside

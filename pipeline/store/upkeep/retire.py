@@ -11,7 +11,6 @@ kept in a folder of lost+found/, stands in the note, so that a crash does not ch
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -27,17 +26,21 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import DamagedShardError
-from ...files.atomic import made_folder, publish, remove, remove_all, sync_folder, writing
+from ...files.atomic import remove_all, sync_folder
 from ...files.inside import held_folder
-from ...files.open_files import list_folder
-from ...files.plain import open_file, read_json_text
+from ...files.places.folder import Folder
+from ...files.places.local import place_of
+from ...files.places.lock_object import require_held
+from ...files.places.place import Place
+from ...files.plain import limited_json
 from ...files.sealed import seal, unseal
 from ...messages import list_problems
 from ..commit import LOST_AND_FOUND, link_on_the_way
 from ..keys.packed_keys import Keys, is_in, pack_keys
 from ..latent_store import LatentStore
-from ..records import Sha256, damaged, read_record, record_name, unreadable
+from ..records import Sha256, damaged, is_gone, read_record, record_name, unreadable
 from .maintenance import set_aside
+from .names import is_there
 
 RETIRING = "retiring"
 _NOTE_NAME = re.compile(r"[0-9a-f]{32}\.json")
@@ -75,8 +78,8 @@ class Retired:
     """Taken away."""
     kept: tuple[int, ...] = ()
     """Still the only ones that hold some of their rows."""
-    folders: tuple[Path, ...] = ()
-    """Where what was taken away is kept."""
+    folders: tuple[Path | str, ...] = ()
+    """Where what was taken away is kept: paths, or URLs."""
 
 
 @contextmanager
@@ -113,37 +116,38 @@ def retiring(
         yield outcome
         return
     before = set(store.shards)
-    file = write_note(store.path, Note(why=why, aside=aside, shards=shards))
+    file = write_note(store.place, Note(why=why, aside=aside, shards=shards))
     yield outcome
     outcome.append(_finish(store, file, before=before))
 
 
-def pending_retirements(store: Path, *, but: Collection[Path] = ()) -> dict[Path, Note]:
-    """The notes that an interrupted command left, by file.
+def pending_retirements(where: Path | Place, *, but: Collection[str] = ()) -> dict[str, Note]:
+    """The notes that an interrupted command left, by the names of their files.
 
     Args:
         but: files that are left out, as they are damaged.
     Raises:
         DamagedShardError: another note is not what was written.
     """
-    pending: dict[Path, Note] = {}
-    for file in _notes(store):
+    store = place_of(where)
+    pending: dict[str, Note] = {}
+    for name in _notes(store):
         with suppress(FileNotFoundError):  # finished meanwhile
-            if file not in but:
-                pending[file] = _read_note(file)
+            if name not in but:
+                pending[name] = _read_note(store, name)
     return pending
 
 
-def check_notes(store: Path) -> dict[Path, str]:
-    """The notes that are not what was written, and what is wrong with each."""
-    bad: dict[Path, str] = {}
-    for file in _notes(store):
+def check_notes(store: Place) -> dict[str, str]:
+    """The notes that are not what was written, by the names of their files, and what is wrong with each."""
+    bad: dict[str, str] = {}
+    for name in _notes(store):
         try:
-            _read_note(file)
+            _read_note(store, name)
         except FileNotFoundError:
             continue
         except DamagedShardError as error:
-            bad[file] = str(error)
+            bad[name] = str(error)
     return bad
 
 
@@ -155,7 +159,8 @@ def finish_retirements(store: LatentStore) -> Retired:
     Raises:
         StoreError: the store cannot be written.
     """
-    done = [_finish(store, file) for file in _notes(store.path) if file not in check_notes(store.path)]
+    bad = check_notes(store.place)
+    done = [_finish(store, file) for file in _notes(store.place) if file not in bad]
     return Retired(
         tuple(number for retired in done for number in retired.shards),
         tuple(number for retired in done for number in retired.kept),
@@ -163,9 +168,15 @@ def finish_retirements(store: LatentStore) -> Retired:
     )
 
 
-def new_folder_aside(store: Path, name: str) -> str:
+def new_folder_aside(where: Path | Place, name: str) -> str:
     """Make a folder of lost+found/ that nothing else uses, such as `dropped-3`; its name."""
-    with writing(store), held_folder(store, store / LOST_AND_FOUND) as top:
+    store = place_of(where)
+    if not isinstance(store, Folder):  # there it is made with its first object
+        taken, number = store.below(LOST_AND_FOUND).folders(), 1
+        while f"{name}-{number}" in taken:
+            number += 1
+        return f"{name}-{number}"
+    with store.writing(), held_folder(store.path, store.path / LOST_AND_FOUND) as top:
         number = 1
         while True:
             with suppress(FileExistsError):
@@ -191,43 +202,45 @@ def held_elsewhere(
             continue
         places = np.minimum(np.searchsorted(ordered, shard.keys), len(ordered) - 1)
         hits = places[ordered[places] == shard.keys]
-        if len(hits) and not held[hits].all() and _size(store.payload_path(number)) == shard.bytes:
+        if len(hits) and not held[hits].all() and _payload_size(store, number) == shard.bytes:
             held[hits] = True
     return held[back]
 
 
-def _finish(store: LatentStore, file: Path, *, before: Collection[int] | None = None) -> Retired:
+def _finish(store: LatentStore, file: str, *, before: Collection[int] | None = None) -> Retired:
     """Take away what a note names, as far as nothing is lost by it, and then the note.
 
     Args:
         before: the shards there were when the note was written. Later ones are looked at first: mostly they are enough.
     """
+    place = store.place
     try:
-        note = _read_note(file)
+        note = _read_note(place, file)
     except FileNotFoundError:
         return Retired()
     store.refresh()
     retired, kept = _sort_out(store, note, before)
-    with writing(store.path):
+    with place.writing():
         if not note.checked:  # from here on a payload without its record is known to be one of ours
             checked = note.model_copy(update={"checked": True, "shards": {str(n): note.payloads[n] for n in retired}})
-            remove_before, file = file, write_note(store.path, checked)
-            remove(remove_before, within=store.path)
-        commits = store.path / "commits"
-        records = [path for number in retired if os.path.lexists(path := store.path / record_name(number))]
+            remove_before, file = file, write_note(place, checked)
+            place.remove([remove_before])
+        require_held(place)
+        records = [name for number in retired if is_there(place, name := record_name(number))]
         if note.aside is None:
-            remove_all(commits, [path.name for path in records], within=store.path)
-        for path in () if note.aside is None else records:
-            set_aside(store.path, path, folder=note.aside or "")
-        named = {path.name for path in records}
+            place.remove_once(records)
+        for name in () if note.aside is None else records:
+            set_aside(place, name, folder=note.aside or "")
+        named = set(records)
         for number in retired:
-            with_record = f"{number}.json" in named
+            with_record = record_name(number) in named
             if _is_payload(store, number, None if with_record else note.payloads[number]):
                 _take_payload(store, number, note.aside)
-        sync_folder(store.path / store.layout.payload_folder)
-        remove(file, within=store.path)
+        if isinstance(place, Folder):
+            sync_folder(place.path / store.layout.payload_folder)
+        place.remove([file])
     store.refresh()
-    folders = () if note.aside is None else (store.path / LOST_AND_FOUND / note.aside,)
+    folders = () if note.aside is None else (place.location(f"{LOST_AND_FOUND}/{note.aside}"),)
     return Retired(tuple(retired), tuple(kept), folders)
 
 
@@ -267,24 +280,32 @@ def _is_payload(store: LatentStore, number: int, sha256: str | None) -> bool:
     Args:
         sha256: where its record was gone already: of its bytes, which may be those of a writer at work by now.
     """
-    payload = store.payload_path(number)
-    if link_on_the_way(payload, store.path / store.layout.payload_folder) or not os.path.lexists(payload):
+    place, name = store.place, store.layout.payload_name(number)
+    if isinstance(place, Folder) and link_on_the_way(place.path / name, place.path / store.layout.payload_folder):
+        return False
+    if not is_there(place, name):
         return False
     if sha256 is None:
         return True
     try:
-        with open_file(payload, sys.maxsize, within=store.path) as file:
+        with place.open(name, sys.maxsize) as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == sha256
     except (OSError, ValueError):
         return False
 
 
 def _take_payload(store: LatentStore, number: int, aside: str | None) -> None:
-    payload, top = store.payload_path(number), store.path / store.layout.payload_folder
+    place, name = store.place, store.layout.payload_name(number)
     if aside is not None:
-        set_aside(store.path, payload, folder=aside)
-    else:  # its folders go too, or the one above all is synced: should a power cut bring it back, gc takes it
-        remove_all(payload.parent, [payload.name], within=store.path, durable=False)
+        set_aside(place, name, folder=aside)
+    elif not isinstance(place, Folder):
+        place.remove_once([name])
+    if not isinstance(place, Folder):
+        return
+    payload, top = place.path / name, place.path / store.layout.payload_folder
+    if aside is None:
+        # its folders go too, or the one above all is synced: should a power cut bring it back, gc takes it
+        remove_all(payload.parent, [payload.name], within=place.path, durable=False)
     for folder in payload.parents:  # the folders of a Zarr shard take inodes; one that a writer just uses is not empty
         if folder == top:
             return
@@ -294,39 +315,40 @@ def _take_payload(store: LatentStore, number: int, aside: str | None) -> None:
             return
 
 
-def write_note(store: Path, note: Note) -> Path:
-    """Keep a note; the same twice is one file."""
+def write_note(where: Path | Place, note: Note) -> str:
+    """Keep a note; the same twice is one file. Its name."""
+    store = place_of(where)
     content = seal(note.model_dump(mode="json"))
-    file = store / RETIRING / f"{hashlib.sha256(content).hexdigest()[:32]}.json"
-    with writing(store), made_folder(store, file.parent):
-        publish(store / "tmp", file, content, within=store)
-    return file
+    name = f"{RETIRING}/{hashlib.sha256(content).hexdigest()[:32]}.json"
+    with store.writing():
+        store.create(name, content)
+    return name
 
 
-def _size(file: Path) -> int | None:
+def _payload_size(store: LatentStore, number: int) -> int | None:
     try:
-        return file.stat().st_size
-    except OSError:
+        entry = store.place.entry(store.layout.payload_name(number))
+    except (OSError, ValueError):
         return None
+    return None if entry is None else entry.bytes
 
 
-def _notes(store: Path) -> list[Path]:
+def _notes(store: Place) -> list[str]:
     try:
-        return sorted(file for file in list_folder(store / RETIRING) if _NOTE_NAME.fullmatch(file.name))
-    except FileNotFoundError:
-        return []
+        return [f"{RETIRING}/{name}" for name in store.names(RETIRING) if _NOTE_NAME.fullmatch(name)]
     except OSError as error:
-        raise unreadable(store / RETIRING, None, error) from error
+        raise unreadable(store.location(RETIRING), None, error) from error
 
 
-def _read_note(file: Path) -> Note:
+def _read_note(store: Place, name: str) -> Note:
+    file = store.location(name)
     try:
-        return Note.model_validate_json(unseal(read_json_text(file, _NOTE_LIMIT_BYTES, within=file.parent.parent)))
+        return Note.model_validate_json(unseal(limited_json(store.read(name, _NOTE_LIMIT_BYTES))))
     except ValidationError as error:
         raise damaged(file, list_problems(error)) from error
     except ValueError as error:
         raise damaged(file, str(error)) from error
     except OSError as error:
-        if error.errno == errno.ENOENT and not file.is_symlink():
+        if is_gone(error, file):
             raise
         raise unreadable(file, None, error) from error

@@ -1,20 +1,20 @@
 """Copying latents between stores of one recipe: another format, a part of a store, several machines' work in one.
 
-A copy goes key by key through the same reads and the same commit as everything else: bits are checked on the way, a
-key already there is not copied again, and a copy that was cut goes on where it stopped. So it can be repeated at will.
+Full and large shards are copied as they are (whole_shards.py); all else goes key by key through the same reads and the
+same commit as everywhere. Bits are checked on the way, a key already there is not copied again, and a copy that was cut
+goes on where it stopped. So it can be repeated at will.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load
+from numpy.typing import NDArray
 
 from ...errors import ConfigError, DamagedShardError, LatentShapeError, StoreMismatchError
 from ...files.places.folder import Folder, path_or_url
@@ -24,15 +24,18 @@ from ...files.plain import read_file
 from ...latents.keys import is_key
 from ...latents.recipe import difference
 from ...progress import Progress
-from ..folder import PROMPT, PROMPTS, create_store, is_store, label_of, load_store, open_to_write
+from ..folder import create_store, is_store, label_of, load_store, open_to_write
 from ..formats import StoreFormat
 from ..keys.packed_keys import is_in, pack_keys
 from ..latent_store import LatentStore
+from ..prompt_files import copy_prompts
 from ..records import origins_of, read_record
 from .drop import follow_drops
+from .whole_shards import copy_whole, whole_shards
 
 _KEYS_LIMIT_BYTES = 2**31
-_PROMPT_LIMIT_BYTES = 2**28
+_ROWS, _ROWS_BYTES = 64, 2**28
+"""Asked for at once, where each row of a bucket is a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +135,14 @@ def copy(
     missing = [key for key, is_done in zip(requested, present | dropped, strict=True) if not is_done]
     damaged: list[str] = []
     with (progress or Progress.silent()).bar("copy", total=len(missing), unit="samples") as bar:
-        for start in range(0, len(missing), target.shard_size):
-            part = missing[start : start + target.shard_size]
+        whole = whole_shards(source, target, missing)
+        is_left = np.ones(len(missing), bool)
+        for number in copy_whole(source, target, list(whole)):
+            is_left[whole[number]] = False
+            bar.advance(whole[number].stop - whole[number].start)
+        rest = [missing[at] for at in np.flatnonzero(is_left).tolist()]
+        for start in range(0, len(rest), target.shard_size):
+            part = rest[start : start + target.shard_size]
             damaged += copy_shard(source, target, part)[1]
             bar.advance(len(part), failed=len(damaged))
     target.publish()
@@ -142,6 +151,7 @@ def copy(
         _copy_log(source, target, set(requested))
     except DamagedShardError as error:  # of use to people; no latent depends on it
         damaged.append(str(error))
+    damaged += copy_prompts(source.place, target.place, None if keys is None else _prompts_of(source, requested))
     return Copied(path_or_url(source.place), copied, int(present.sum()), tuple(damaged), int(dropped.sum()))
 
 
@@ -206,18 +216,17 @@ def copy_shard(
     damaged: list[str] = []
     committed: int | None = None
     origins: dict[int, int] = {}
-    buffer = source.buffer(1)
     with target.new_shard(number) as shard:
-        for key, row in zip(keys, source.rows_of(keys), strict=True):
+        for key, row, latent in _latents(source, keys):
+            number = row // source.shard_size
+            if isinstance(latent, DamagedShardError):
+                damaged.append(str(latent))
+                continue
             try:
-                shard.add(key, source.read_rows(np.array([row]), buffer)[0])
-            except DamagedShardError as error:
-                damaged.append(str(error))
-                continue
+                shard.add(key, latent)
             except LatentShapeError as error:  # its checksums are right, its numbers were never a latent
-                damaged.append(f"{source.payload_location(int(row) // source.shard_size)}: {error}")
+                damaged.append(f"{source.payload_location(number)}: {error}")
                 continue
-            number = int(row) // source.shard_size
             origins[number] = origins.get(number, 0) + 1
         if len(shard):
             facts: dict[str, dict[str, Any]] = {}
@@ -236,6 +245,27 @@ def copy_shard(
     return committed, damaged
 
 
+def _latents(source: LatentStore, keys: Sequence[str]) -> Iterator[tuple[str, int, NDArray[Any] | DamagedShardError]]:
+    """Each key, its row, and its latent, valid until the next, or why there is none; many at once from a bucket."""
+    rows = source.rows_of(keys)
+    at_once = 1 if source.place.is_local else max(1, min(_ROWS, len(keys), _ROWS_BYTES // source.layout.row_bytes))
+    buffer = source.buffer(at_once)
+    for start in range(0, len(keys), at_once):
+        part = rows[start : start + at_once]
+        try:
+            latents: Sequence[NDArray[Any] | DamagedShardError] = list(source.read_rows(part, buffer))
+        except DamagedShardError as error:
+            latents = [error] if len(part) == 1 else [_latent(source, row) for row in part]
+        yield from zip(keys[start : start + at_once], part.tolist(), latents, strict=True)
+
+
+def _latent(source: LatentStore, row: np.int64) -> NDArray[Any] | DamagedShardError:
+    try:
+        return source.read_rows(np.array([row]), source.buffer(1))[0]
+    except DamagedShardError as error:
+        return error
+
+
 def _copy_log(source: LatentStore, target: LatentStore, keys: set[str]) -> None:
     rows = ((name, key) for name, source_keys in source.sources().items() for key in source_keys if key in keys)
     target.record_sources(rows, source.prompts(), source.starts())
@@ -246,18 +276,15 @@ def _copy_log(source: LatentStore, target: LatentStore, keys: set[str]) -> None:
     for failure in target.failures():
         if failure.key is not None and failure.key in target:
             target.clear_failure(failure)
-    prompt_files = [name for name in source.place.names(PROMPTS) if name.endswith(".safetensors")]
-    for name in (PROMPT, *(f"{PROMPTS}/{name}" for name in prompt_files)):
-        prompt = source.place.location(name)
-        if source.place.entry(name) is None or target.place.entry(name) is not None:
-            continue
-        try:
-            content = source.place.read(name, _PROMPT_LIMIT_BYTES)
-            load(content)
-        except (OSError, SafetensorError, KeyError, ValueError) as error:  # KeyError: a type numpy does not have
-            raise DamagedShardError(f"{prompt}: it is no file of embeddings ({error}), so it was not copied") from error
-        with target.place.writing():
-            target.place.create(name, content)
+
+
+def _prompts_of(source: LatentStore, keys: Sequence[str]) -> set[str]:
+    """The prompts of some samples, as far as the store's sources can be read."""
+    try:
+        prompts = source.prompts()
+    except DamagedShardError:  # which is told of already
+        return set()
+    return {prompts[key] for key in keys if key in prompts}
 
 
 def _is_same(place: Place, other: Place) -> bool:

@@ -1,4 +1,4 @@
-"""Inputs that are not there, said before torch is loaded."""
+"""Report inputs that do not exist, before torch is loaded."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def _add(
 
 
 def _refuse_other(file: Path, name: str, form: str) -> None:
-    """Refuse what is known to be something else than its suffix says: a pointer of git LFS, a compressed tar."""
+    """Refuse a file whose content is not what its suffix says: a pointer of git LFS, a compressed tar."""
     with suppress(OSError):  # reading will say why
         content = look_at(str(file))
         if content.form == OTHER:

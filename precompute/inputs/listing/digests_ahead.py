@@ -1,4 +1,4 @@
-"""Content digests of inputs that lie elsewhere, several at a time, ahead of the one that is asked for."""
+"""Compute content digests of remote inputs, several at a time and ahead of their use."""
 
 from __future__ import annotations
 

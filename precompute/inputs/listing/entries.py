@@ -25,6 +25,7 @@ from ....pipeline.files.remote import is_remote
 from ...media.video_times import Window
 from ..locations import File, Location, TableCell, TarMember
 from ..rows.spellings import spellings
+from .texts import Texts
 
 _FILE, _ELSEWHERE, _ROW, _CELL, _NUMBERED, _MEMBER, _BROKEN, _WRONG, _OBJECT = range(9)
 """What an entry is: a file below its container; one with a path of its own; a row that names a file; a cell that is
@@ -37,34 +38,6 @@ _ELEMENTS = 2**20
 input, plus 0. So numbers of one list rise."""
 _ROW_NAME = re.compile(r"(.*):(\d{1,12})(?:\[(\d{1,6})\])?", re.DOTALL)
 """`list.jsonl:17`, or of the third input in that row `list.jsonl:17[2]`."""
-
-
-class Texts:
-    """Texts in one piece of memory: each takes its bytes and eight more. Any str comes back as it was."""
-
-    def __init__(self) -> None:
-        self._bytes = bytearray()
-        self._ends = array("Q", [0])
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, at: int) -> str:
-        return self._bytes[self._ends[at] : self._ends[at + 1]].decode("utf-8", "surrogatepass")
-
-    @property
-    def size(self) -> int:
-        """Bytes of all texts."""
-        return len(self._bytes)
-
-    def append(self, text: str) -> None:
-        self._bytes += text.encode("utf-8", "surrogatepass")
-        self._ends.append(len(self._bytes))
-
-    def cut(self, count: int) -> None:
-        """Forget all but the first so many."""
-        del self._ends[count + 1 :]
-        del self._bytes[self._ends[-1] :]
 
 
 @dataclass(frozen=True, slots=True)

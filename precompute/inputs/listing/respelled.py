@@ -1,4 +1,4 @@
-"""Rows whose file is not where it is written: found in another spelling, which is counted, or refused with a hint."""
+"""Rows whose file is not where the list says: try other spellings of its path, count them, or give a hint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inputs that were listed, in little memory: each is an object only while it is looked at."""
+"""The listed inputs, in little memory: each becomes an object only while it is used."""
 
 from __future__ import annotations
 

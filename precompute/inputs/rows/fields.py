@@ -1,4 +1,4 @@
-"""What rows of lists and tables state of an input beside its path: a prompt, and where in a video it begins and ends.
+"""What a row states of an input beside its path: a prompt, and where in a video its clip begins and ends.
 
 seconds      12.5, "12.5", "12.5s"                                   Kinetics
 clock        "0:12.5", "00:00:12.500", "00:00:12,500"                HowTo100M, subtitles

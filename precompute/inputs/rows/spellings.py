@@ -1,4 +1,4 @@
-"""Paths of lists as other systems write them: which spellings are tried, and what is said where none is found.
+"""Paths as other systems write them: the spellings that are tried, and the message where no file is found.
 
 A path is first taken as it is written. Only where there is no such file are its spellings tried, in this order:
 without the blanks around it, of a `file://` address the path, with / for \\, below the home folder for ~/, and each of

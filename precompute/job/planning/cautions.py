@@ -1,4 +1,4 @@
-"""What a plan warns of although it can be done: rollouts that would mean little."""
+"""Warnings of a plan: rollouts that can be made, but would mean little."""
 
 from __future__ import annotations
 

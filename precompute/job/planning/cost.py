@@ -216,7 +216,7 @@ def _threads_of(target: Target) -> float:
 
 
 def operations_of(world: WorldSource, recipe: Recipe) -> Operations | None:
-    """Operations for one input, by what the family says of its arithmetic; None where it says nothing of such work."""
+    """Operations for one input, as the family counts them; None if it does not count this kind of work."""
     if not isinstance(world.family, HasArithmetic):
         return None
     try:

@@ -36,7 +36,7 @@ TASKS_A_WORKER = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """The work of one run."""
+    """The work of one run: which inputs are done, which failed before, and which remain to do."""
 
     inputs: int
     """Found, refused ones and duplicates included."""

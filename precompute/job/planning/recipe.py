@@ -69,7 +69,7 @@ def make_recipe(config: PrecomputeConfig, world: WorldSource) -> Recipe:
 
 
 def _hidden(config: PrecomputeConfig, world: WorldSource) -> dict[str, int]:
-    """Block and width, as they are said or by the world model's own numbers."""
+    """Block and width of hidden states: as set, or the world model's defaults."""
     blocks = world.blocks()
     block = blocks.usual if config.hidden_block is None else config.hidden_block
     width = min(HIDDEN_WIDTH, blocks.width) if config.hidden_width is None else config.hidden_width

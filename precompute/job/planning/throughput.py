@@ -1,4 +1,4 @@
-"""The batch size that fitted in memory and the inputs a second, by world model, latent shape and device.
+"""Measured batch size and inputs per second, remembered by world model, latent shape and device.
 
 Kept in `<cache>/machines.json` (of a bucket, in a folder of this machine) for later shards, restarted workers, later
 runs, and the time in a plan. It never changes a latent. If the file is lost, a few batches are halved again.

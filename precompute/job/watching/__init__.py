@@ -1,1 +1,1 @@
-"""What a job tells of itself while it runs and afterwards: events, the runs they tell of, the status of a cache."""
+"""What a job reports while it runs and afterwards: events, runs, and the status of a cache."""

@@ -1,4 +1,4 @@
-"""The runs that files of events tell of.
+"""The runs of a job, read from its event files.
 
 The files may be a stranger's, torn, or still growing: nothing in them is trusted, and what is no event is counted.
 """

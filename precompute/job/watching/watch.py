@@ -1,4 +1,4 @@
-"""What a person and a program see of a job while it runs: by batches, from a thread, as the loop may wait for minutes.
+"""Report a job while it runs, to people and programs, from a thread: the job's loop may wait for minutes.
 
 On a terminal a bar; elsewhere a line every ten seconds, as long as batches end; and a heartbeat when none does.
 """
@@ -25,7 +25,7 @@ HEARTBEAT_S = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """How far a run is."""
+    """The progress of a run, in numbers."""
 
     total: int
     done: int
@@ -48,7 +48,7 @@ class Figures:
         return self.worker_s * self.gpus_a_worker / 3600
 
     def note(self) -> str:
-        """What stands behind the bar."""
+        """The note behind the bar."""
         reasons = [f"{count} {reason}" for reason, count in self.failures.items()]
         hours = f"{self.gpu_hours:.2f} GPU-h" if self.gpus_a_worker else f"{self.worker_s / 3600:.2f} worker-h"
         return ", ".join([*reasons, f"{self.batches} batch{'es' * (self.batches != 1)}", hours])

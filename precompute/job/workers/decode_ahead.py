@@ -1,4 +1,4 @@
-"""Decode ahead of the world model: while it is at work, the batches that come next are decoded, in the task's order.
+"""Decode the next batches while the world model computes, in the task's order.
 
 samples   | in hand | ahead: two batches, one for each decoder, at most 1 GiB | not yet begun
 """

@@ -50,7 +50,7 @@ class Pool(Protocol):
         ...
 
     def counts(self) -> Counted:
-        """How far the tasks in hand are. May be called in another thread."""
+        """Batches done of each task in progress. May be called in another thread."""
         ...
 
     def start(self) -> float:
@@ -78,7 +78,7 @@ class Pool(Protocol):
         ...
 
     def stop(self) -> None:
-        """Let the workers end after the batch in hand and commit what they have; `wait` for their receipts."""
+        """Ask the workers to end after their current batch and commit what they have; `wait` for their receipts."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""How far the tasks in hand are: a worker counts its batches, and the driver reads the counts while the worker goes on.
+"""Count the batches of tasks in progress: the driver reads the counts while the worker goes on.
 
 first key of a task -> (samples it is done with, batches)
 """

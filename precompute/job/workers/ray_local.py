@@ -69,7 +69,7 @@ Ray's processes would take the workers' batches with them. Ray itself does the s
 
 @dataclass(frozen=True)
 class Session:
-    """A Ray that is up."""
+    """A private Ray that is running."""
 
     ray: Any
     """The module."""
@@ -78,7 +78,7 @@ class Session:
 
 
 class StopSign:
-    """Tells the workers of one pool, wherever they run, to end after the batch in hand: a key in Ray's own table."""
+    """Tells the workers of one pool, wherever they run, to end after their current batch: a key in Ray's table."""
 
     def __init__(self, name: str) -> None:
         self._name = name.encode()
@@ -143,7 +143,7 @@ def ray_session(*, cpus: int, gpus: int = 0, with_buckets: bool = False) -> Gene
             kept = set(bucket_names(os.environ) if with_buckets else ())
             no_secrets = environment(**dict.fromkeys(set(secret_names(os.environ)) - kept, None))
             # held: an exception from within would leave a Ray behind that is half up
-            with no_secrets, held(), _blocked(_OF_THE_GROUP), _no_usage_report():
+            with no_secrets, held(), _blocked(_OF_THE_GROUP), _fewer_processes():
                 ray.init(
                     address="local",
                     num_cpus=cpus,
@@ -194,20 +194,23 @@ def _blocked(signals: set[signal.Signals]) -> Generator[None, None, None]:
 
 
 @contextmanager
-def _no_usage_report() -> Generator[None, None, None]:
-    """Keep Ray from starting its dashboard's process.
+def _fewer_processes() -> Generator[None, None, None]:
+    """Keep Ray from starting three processes of its own that a job has no use for.
 
-    Without a dashboard that process is there for the report of usage alone. It asks the addresses of three clouds where
-    it runs, by HTTP and DNS, even if nothing is to be reported.
+    Without a dashboard, the dashboard's is there for the report of usage alone. It asks the addresses of three clouds
+    where it runs, by HTTP and DNS, even if nothing is to be reported. One hands to the driver what workers print, which
+    `log_to_driver=False` refuses; one adds nodes to a cluster that grows, and this one has its only node.
     """
     from ray._private import services
+    from ray._private.node import Node
 
-    start = services.start_api_server
+    before = services.start_api_server, Node.start_monitor, Node.start_log_monitor
     services.start_api_server = lambda *_, **__: (None, None)  # what it answers where it cannot start one
+    Node.start_monitor = Node.start_log_monitor = lambda _: None
     try:
         yield
     finally:
-        services.start_api_server = start
+        services.start_api_server, Node.start_monitor, Node.start_log_monitor = before
 
 
 def _room_for_objects(base: Path) -> Path:
@@ -222,7 +225,7 @@ def _room_for_objects(base: Path) -> Path:
 
 
 def new_folder() -> Path:
-    """A folder that only this user may enter, for one session. What killed jobs of ours left on this machine goes."""
+    """Make a private folder for one session, and remove folders that killed jobs of this user left behind."""
     temp = tempfile.gettempdir()
     parent = Path(temp if len(os.fsencode(temp)) <= _MAX_SOCKET_FOLDER else "/tmp")
     _sweep(parent)

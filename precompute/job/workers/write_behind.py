@@ -1,4 +1,4 @@
-"""Write behind the world model: a batch goes into the shard while the next one is computed."""
+"""Write a batch into the shard while the next one is computed."""
 
 from __future__ import annotations
 

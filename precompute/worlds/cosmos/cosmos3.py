@@ -25,7 +25,6 @@ from ....pipeline.files.hub.pretrained import load_pretrained
 from ....pipeline.latents.recipe import Recipe
 from ....pipeline.latents.tensors import draw_noise
 from ..family import INDEX, read_config
-from ..network.offloading import offload_blocks
 from ..network.precision import full_float32
 from ..text_embeddings import TextEmbeddings
 from ..wan.vae import load_part
@@ -81,14 +80,9 @@ class Cosmos3World(JointDiffusion):
         towers = load_towers(folder, compute_dtype)
         return cls(vae, towers, scheduler, use_native_flow_schedule=native_flow, text=text)
 
-    def compile_blocks(self) -> None:
-        """As `Compilable` has it."""
-        self.tower.compile_blocks()
-
-    def offload(self, device: str, *, pinned: bool) -> None:
-        """As `Offloadable` has it."""
-        self.move_autoencoder(device)
-        offload_blocks(self.tower, device, pinned=pinned)
+    @property
+    def _network(self) -> GenerationTower:
+        return self.tower
 
     def _block(self, number: int) -> nn.Module:
         return self.tower.layers[number - 1]

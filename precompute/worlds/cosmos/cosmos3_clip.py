@@ -1,4 +1,4 @@
-"""What Cosmos 3 has to know of a clip beside its pixels. Loads no torch."""
+"""The facts of a clip that Cosmos 3 takes beside its pixels. Loads no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_PROMPT_TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """What a prompt is told of the clip."""
+    """The facts of a clip that the prompt states: its length, rate and size."""
 
     height: int
     """Pixels."""

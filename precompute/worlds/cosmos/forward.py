@@ -1,4 +1,4 @@
-"""The forward of a Cosmos-Predict2 or 2.5 transformer without what changes nothing: about a fifth of its operations.
+"""The forward of a Cosmos-Predict2 or 2.5 transformer, without the fifth of its operations that change nothing.
 
 Three things are left out. Modulation (shift, scale and gate of each block) depends on a frame's noise level alone: the
 network computes it for every token, here it is computed once for each latent frame. Cross-attention to no text

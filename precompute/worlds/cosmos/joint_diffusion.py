@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -15,8 +16,13 @@ from torch import Tensor, nn
 from ....pipeline.latents.hidden import hidden_latents
 from ....pipeline.latents.recipe import Recipe
 from ..blocks import tokens_behind
+from ..network.offloading import offload_blocks
 from ..text_embeddings import FollowsPrompts
 from ..wan.vae import WanLatents
+
+if TYPE_CHECKING:
+    from .cosmos3_forward import GenerationTower
+    from .forward import LeanTransformer
 
 
 class JointDiffusion(FollowsPrompts, WanLatents):
@@ -26,9 +32,23 @@ class JointDiffusion(FollowsPrompts, WanLatents):
     def _begin(self, observed: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
         """The engine's `denoise` with what the recipe says."""
 
+    @property
+    @abstractmethod
+    def _network(self) -> LeanTransformer | GenerationTower:
+        """The network that denoises."""
+
     @abstractmethod
     def _block(self, number: int) -> nn.Module:
         """A block of the network, counted from 1."""
+
+    def compile_blocks(self) -> None:
+        """As `Compilable` has it."""
+        self._network.compile_blocks()
+
+    def offload(self, device: str, *, pinned: bool) -> None:
+        """As `Offloadable` has it."""
+        self.move_autoencoder(device)
+        offload_blocks(self._network, device, pinned=pinned)
 
     @torch.inference_mode()
     def rollout(

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from ....pipeline.latents.recipe import Recipe, Solver
 from ....pipeline.latents.tensors import draw_noise, standardise
-from ..network.offloading import offload_blocks
 from ..network.precision import full_float32
 from ..text_embeddings import TextEmbeddings
 from ..text_rows import stack_prompts_of
@@ -64,14 +63,9 @@ class CosmosWorld(JointDiffusion):
         transformer = load_part(CosmosTransformer3DModel, folder, "transformer", device=device, dtype=dtype)
         return cls(vae, transformer, text=text)
 
-    def compile_blocks(self) -> None:
-        """As `Compilable` has it."""
-        self.transformer.compile_blocks()
-
-    def offload(self, device: str, *, pinned: bool) -> None:
-        """As `Offloadable` has it."""
-        self.move_autoencoder(device)
-        offload_blocks(self.transformer, device, pinned=pinned)
+    @property
+    def _network(self) -> LeanTransformer:
+        return self.transformer
 
     def _block(self, number: int) -> nn.Module:
         return self.transformer.blocks[number - 1]

@@ -22,7 +22,6 @@ from ....pipeline.errors import WorldModelError
 from ....pipeline.files.hub.pretrained import load_pretrained
 from ....pipeline.latents.recipe import Recipe
 from ....pipeline.latents.tensors import draw_noise
-from ..network.offloading import offload_blocks
 from ..network.precision import full_float32
 from ..text_embeddings import TextEmbeddings
 from ..text_rows import stack_prompts_of
@@ -77,15 +76,14 @@ class Cosmos25World(JointDiffusion):
         )
         return cls(vae, transformer, scheduler, text=text)
 
-    def compile_blocks(self) -> None:
-        """As `Compilable` has it."""
-        self.transformer.compile_blocks()
+    @property
+    def _network(self) -> LeanTransformer:
+        return self.transformer
 
     def offload(self, device: str, *, pinned: bool) -> None:
         """As `Offloadable` has it."""
-        self.move_autoencoder(device)
+        super().offload(device, pinned=pinned)
         self.no_text = self.no_text.to(self.device)
-        offload_blocks(self.transformer, device, pinned=pinned)
 
     def _block(self, number: int) -> nn.Module:
         return self.transformer.blocks[number - 1]

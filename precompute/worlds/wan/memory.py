@@ -56,7 +56,7 @@ def wan_memory(configs: Configs, recipe: Recipe, batch: int) -> Memory:
         largest,
         lambda forward: max(wan_forward_memory(configs[part], forward) for part in parts),
         others=_F * clip_parameters(configs["image_encoder"]) if "image_encoder" in configs else 0,
-        seen=video_frames(frames_of_forward(recipe) - 1, temporal_stride=stride),
+        observed_frames=video_frames(frames_of_forward(recipe) - 1, temporal_stride=stride),
     )
     return replace(need, taking_turns=tuple(network.weights for network in networks) if len(networks) > 1 else ())
 

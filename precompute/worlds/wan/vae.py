@@ -68,7 +68,7 @@ class WanLatents:
     def encode_observed(
         self, pixels: Float[Tensor, "B 3 *frames height width"], recipe: Recipe
     ) -> Float[Tensor, "B C K H W"]:
-        """The same, of what one joint diffusion is shown.
+        """The same, for the observed frames of one joint diffusion.
 
         Raises:
             ConfigError: the recipe's latents are not those of one joint diffusion.

@@ -26,7 +26,7 @@ _COLORS = 3
 
 @dataclass(frozen=True, slots=True)
 class HalfOfVAE:
-    """What one half of the VAE has and takes, in numbers."""
+    """The memory of the encoder or of the decoder of a VAE."""
 
     parameters: int
     peak: int

@@ -17,7 +17,7 @@ import pytest
 
 from theworld.pipeline.errors import StoreError, StoreLockedError
 from theworld.pipeline.files import lock
-from theworld.pipeline.files.lock_file import _Holder
+from theworld.pipeline.files.lock_holder import Holder
 
 from ...faults.file_systems import Refusal, file_system
 from ...faults.harness import finish, start
@@ -154,7 +154,7 @@ def test_the_lock_of_a_killed_process_is_taken_over_by_one_of_many_at_a_time(no_
 def test_only_a_holder_that_has_certainly_ended_loses_its_lock(
     no_flock: Path, changes: dict[str, Any], is_free: bool
 ) -> None:
-    holder = _Holder.this().model_copy(update=changes)
+    holder = Holder.this().model_copy(update=changes)
     lock_file_of(no_flock).write_text(holder.model_dump_json())
     if is_free:
         take(no_flock)
@@ -162,7 +162,7 @@ def test_only_a_holder_that_has_certainly_ended_loses_its_lock(
     else:
         with pytest.raises(StoreLockedError, match="delete that file"):
             take(no_flock)
-        assert _Holder.model_validate_json(lock_file_of(no_flock).read_text()) == holder
+        assert Holder.model_validate_json(lock_file_of(no_flock).read_text()) == holder
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"pid": 1}', bytes(5000)])

@@ -21,7 +21,8 @@ from theworld.pipeline.files.inside import held_folder, require_inside
 from theworld.pipeline.files.plain import has_content, read_file
 from theworld.pipeline.store.folder import LatentStore, open_store
 from theworld.pipeline.store.ledger import Failure
-from theworld.pipeline.store.upkeep.repair import gc, repair
+from theworld.pipeline.store.upkeep.garbage import gc
+from theworld.pipeline.store.upkeep.repair import repair
 from theworld.pipeline.store.upkeep.transfer import export, merge
 from theworld.pipeline.store.upkeep.verify import verify
 
@@ -276,7 +277,7 @@ def test_a_thread_that_swaps_all_the_time_gains_nothing(store: LatentStore, cach
     swapper = threading.Thread(target=swap_on_and_on)
     swapper.start()
     try:
-        for turn in range(60):
+        for turn in range(24):
             with suppress(TheWorldError, OSError):
                 flip(store.path / "latents" / "c" / "1" / "0" / "0" / "0" / "0", turn)
             with suppress(TheWorldError, OSError):

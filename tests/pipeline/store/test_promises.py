@@ -13,7 +13,8 @@ from theworld.pipeline.store import latent_store
 from theworld.pipeline.store.folder import LatentStore, find_store, load_store, open_store
 from theworld.pipeline.store.ledger import Failure
 from theworld.pipeline.store.promises import promised_and_gone
-from theworld.pipeline.store.upkeep.repair import gc, repair
+from theworld.pipeline.store.upkeep.garbage import gc
+from theworld.pipeline.store.upkeep.repair import repair
 from theworld.pipeline.store.upkeep.verify import verify
 
 from ...miniatures.store import TINY, create, expected, fill, key, write

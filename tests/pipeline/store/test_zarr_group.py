@@ -13,12 +13,13 @@ import xarray
 import zarr
 
 from theworld.pipeline.latents.recipe import Recipe
-from theworld.pipeline.store import latent_store, zarr_group, zarr_metadata
+from theworld.pipeline.store import latent_store, store_keys, zarr_group, zarr_metadata
 from theworld.pipeline.store.folder import create_store, open_store, open_to_write
 from theworld.pipeline.store.keys.dropped import add_dropped
 from theworld.pipeline.store.latent_store import LatentStore
 from theworld.pipeline.store.upkeep.repair import repair
 from theworld.pipeline.store.upkeep.verify import verify
+from theworld.pipeline.store.zarr_metadata import ZarrMetadata
 
 from ...golden.make import GOLDEN
 from ...miniatures.store import SPEC, TINY, create, expected, fill, key, write
@@ -103,7 +104,7 @@ def test_commits_are_seen_by_others_while_a_job_runs_and_at_once_after_a_kill(
     assert len(opened(store)["key"]) == 4
     write(store, range(4, 8))
     assert len(opened(store)["key"]) == 4, "a minute is not over"
-    now += latent_store.PUBLISH_EVERY_S
+    now += store_keys.AT_TIMES_S
     write(store, range(8, 12))
     assert len(opened(store)["key"]) == 12
     write(store, range(12, 14))  # and is killed
@@ -223,3 +224,19 @@ def test_keeping_the_group_up_to_date_costs_little_beside_the_shards(tmp_path: P
     for _ in range(5):
         store.publish()
     assert (time.process_time() - began) / 5 < 0.1
+
+
+def test_zarr_python_is_asked_once_for_alike_stores_and_no_store_changes_the_documents_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = create(tmp_path)
+    asked: list[ZarrMetadata] = []
+    write = ZarrMetadata._write
+    monkeypatch.setattr(ZarrMetadata, "_write", lambda self: asked.append(self) or write(self))
+    first, alike = (ZarrMetadata(store.layout, store.recipe, store.spec) for _ in range(2))
+    first.made["latents/zarr.json"]["shape"][0] = 99
+    assert alike.made["latents/zarr.json"]["shape"][0] == 0
+    assert asked == []
+    other = ZarrMetadata(store.layout, store.recipe.model_copy(update={"seed": 7}), store.spec)
+    assert other.made["zarr.json"]["attributes"] != alike.made["zarr.json"]["attributes"]
+    assert asked == [other]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,19 @@ def test_an_installed_package_adds_a_family(tmp_path: Path, monkeypatch: pytest.
     assert world.latent_spec().sample_shape(32, 48, 8) == (4, 9, 8, 12)
     with pytest.raises(WorldModelError, match="reads no prompts"):
         resolve_world("drift-tiny", with_text=True)
+
+
+def test_a_package_that_is_installed_while_a_process_runs_is_there_at_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "site").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    assert "drift" not in registered()
+    install(tmp_path / "site", monkeypatch, package="drift-world", code=drift_code(), name="drift")
+    monkeypatch.setattr("sys.path", list(dict.fromkeys(sys.path)))  # as it was: the folder stands there once
+    assert "drift" in registered()
+    shutil.rmtree(tmp_path / "site" / "drift_world-1.2.dist-info")
+    assert "drift" not in registered()
 
 
 def test_a_broken_entry_point_is_named_and_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

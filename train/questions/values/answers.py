@@ -92,7 +92,7 @@ def _single(value: Any, choices: Choices) -> Any:
 
 
 def most_frequent(value: Any) -> tuple[Any, int]:
-    """What most of several people answered, the first of what is said equally often, and how many answered.
+    """The answer that most people gave (the first of several equally frequent ones), and how many answered.
 
     Args:
         value: their answers: a list of texts, or of objects with an `answer`, or the text of such a list; anything else

@@ -327,11 +327,11 @@ def test_gc_says_what_it_would_delete_and_never_goes_under_an_hour(store: Latent
 
 
 def test_gc_deletes_what_has_been_there_for_long(store: LatentStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    from theworld.pipeline.cli.cache import commands as cache_cli
+    from theworld.pipeline.cli.cache import upkeep
 
     torn = store.path / "tmp" / "1-dead"
     torn.write_bytes(b"torn")
-    monkeypatch.setattr(cache_cli, "SMALLEST_GRACE_S", 0.0)
+    monkeypatch.setattr(upkeep, "SMALLEST_GRACE_S", 0.0)
     later = store.path / "tmp" / "later"  # a file system's clock ticks every few milliseconds
     assert eventually(lambda: later.write_bytes(b"") == 0 and later.stat().st_mtime > torn.stat().st_ctime)
     later.unlink()

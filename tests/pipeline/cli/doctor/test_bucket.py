@@ -15,7 +15,7 @@ URL = f"s3://{BUCKET}/latents"
 def test_a_bucket_that_can_keep_a_store_is_timed_and_left_as_it_was() -> None:
     with s3_server() as server, server.environment():
         rows = examine_bucket(URL)
-    assert [row.what for row in rows] == ["bucket", "credentials", "exactly once", "PUT", "GET", "LIST"]
+    assert [row.what for row in rows] == ["bucket", "credentials", "reading", "exactly once", "PUT", "GET", "LIST"]
     assert {row.state for row in rows} == {"ok"}
     assert server.objects == {}
     said = " ".join(f"{row.found} {row.advice}" for row in rows)
@@ -32,6 +32,16 @@ def test_a_bucket_that_cannot_is_a_problem_with_advice() -> None:
         assert "replaces objects" in problem.found
         assert "theworld cache merge" in problem.advice
         assert CliRunner().invoke(app, ["doctor", URL, "--json"]).exit_code == 2
+
+
+def test_who_may_only_read_is_told_that_this_is_enough_to_read() -> None:
+    with s3_server() as server, server.environment():
+        server.faults.is_read_only = True
+        *_, reading, writing = examine_bucket(URL)
+    assert (reading.what, reading.state) == ("reading", "ok")
+    assert "enough to train, evaluate and copy" in reading.found
+    assert (writing.what, writing.state) == ("exactly once", "problem")
+    assert "rights to list, read, write and delete" in writing.advice
 
 
 def test_a_folder_is_no_bucket() -> None:

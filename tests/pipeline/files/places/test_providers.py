@@ -82,7 +82,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_bucket_of_another_provider_does_what_a_store_asks_of_a_place(url: str) -> None:
     Bucket(url).self_test()
     use_as_a_place(Bucket(url))
-    assert [row.state for row in examine_bucket(url)] == ["ok"] * 6
+    assert [row.state for row in examine_bucket(url)] == ["ok"] * 7
 
 
 def test_a_store_is_made_read_verified_and_copied_there(url: str, tmp_path: Path) -> None:

@@ -52,6 +52,9 @@ def test_a_catalog_is_a_dictionary_whatever_comes_and_goes(
     grown = found.with_shards([make_shard(*item) for item in more.items()])
     agree(grown, content | more)
     agree(grown.without(gone), {n: keys for n, keys in (content | more).items() if n not in gone})
+    again = {number: content[number] for number in gone & content.keys()}  # a number may be another shard's later
+    taken_again = grown.without(gone).with_shards([make_shard(*item) for item in again.items()])
+    agree(taken_again, content | {number: keys for number, keys in more.items() if number not in gone})
     agree(found, content)  # a catalog never changes
 
 

@@ -15,8 +15,9 @@ from theworld.pipeline.store.folder import LatentStore, StoreFormat, load_store,
 from theworld.pipeline.store.keys.dropped import add_dropped
 from theworld.pipeline.store.records import origins_of
 from theworld.pipeline.store.upkeep.compact import compact
+from theworld.pipeline.store.upkeep.garbage import gc
 from theworld.pipeline.store.upkeep.maintenance import alone
-from theworld.pipeline.store.upkeep.repair import gc, repair
+from theworld.pipeline.store.upkeep.repair import repair
 from theworld.pipeline.store.upkeep.retire import pending_retirements
 from theworld.pipeline.store.upkeep.verify import verify
 from theworld.train.data.loader import LatentDataset

@@ -15,7 +15,8 @@ from theworld.pipeline.store.folder import LatentStore, StoreFormat, load_store,
 from theworld.pipeline.store.keys.dropped import add_dropped, check_dropped
 from theworld.pipeline.store.keys.index import unpack_keys
 from theworld.pipeline.store.upkeep.drop import drop, dropped_rows, undo_drop
-from theworld.pipeline.store.upkeep.repair import gc, repair
+from theworld.pipeline.store.upkeep.garbage import gc
+from theworld.pipeline.store.upkeep.repair import repair
 from theworld.pipeline.store.upkeep.retire import pending_retirements
 from theworld.pipeline.store.upkeep.transfer import copy, export, merge
 from theworld.pipeline.store.upkeep.verify import verify

@@ -20,8 +20,9 @@ from theworld.pipeline.store import writer as shard_writer
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, load_store, open_store
 from theworld.pipeline.store.keys.index import SNAPSHOT
 from theworld.pipeline.store.ledger import Failure
-from theworld.pipeline.store.upkeep import repair as maintenance
-from theworld.pipeline.store.upkeep.repair import gc, repair
+from theworld.pipeline.store.upkeep import garbage
+from theworld.pipeline.store.upkeep.garbage import gc
+from theworld.pipeline.store.upkeep.repair import repair
 from theworld.pipeline.store.upkeep.verify import verify
 
 from ....faults.harness import Cut, FaultyFileLayer, Holding, layer, start
@@ -384,15 +385,15 @@ def test_gc_goes_by_when_a_name_was_given_too_not_only_by_when_bytes_were_writte
 def test_gc_keeps_two_weeks_by_default(store: LatentStore, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(store.payload_path(7))
     later = store.payload_path(7).stat().st_mtime + 14 * 24 * HOUR_S
-    monkeypatch.setattr(maintenance.time, "time", lambda: later - 60)
+    monkeypatch.setattr(garbage.time, "time", lambda: later - 60)
     assert gc(store.path, apply=False).young == 1
-    monkeypatch.setattr(maintenance.time, "time", lambda: later + 60)
+    monkeypatch.setattr(garbage.time, "time", lambda: later + 60)
     assert gc(store.path, apply=False).files == (store.payload_path(7),)
 
 
 def test_gc_asks_the_file_systems_clock_not_this_machines(store: LatentStore, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(store.payload_path(7))
-    monkeypatch.setattr(maintenance.time, "time", lambda: 2.0**33)
+    monkeypatch.setattr(garbage.time, "time", lambda: 2.0**33)
     assert gc(store.path, apply=True).files == ()
 
 

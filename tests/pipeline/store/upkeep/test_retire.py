@@ -9,8 +9,9 @@ import pytest
 
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, load_store, open_store
 from theworld.pipeline.store.keys.dropped import add_dropped
+from theworld.pipeline.store.upkeep.garbage import gc
 from theworld.pipeline.store.upkeep.maintenance import alone
-from theworld.pipeline.store.upkeep.repair import gc, repair
+from theworld.pipeline.store.upkeep.repair import repair
 from theworld.pipeline.store.upkeep.retire import (
     Retired,
     finish_retirements,

@@ -14,6 +14,7 @@ from theworld.pipeline.errors import ConfigError, MissingLatentError, StoreError
 from theworld.pipeline.store import latent_store
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, create_store, load_store, open_store
 from theworld.pipeline.store.ledger import Failure
+from theworld.pipeline.store.prompt_files import prompt_name
 from theworld.pipeline.store.records import origins_of
 from theworld.pipeline.store.upkeep import transfer
 from theworld.pipeline.store.upkeep.transfer import Copied, export, keys_of_sources, merge, read_keys
@@ -487,11 +488,32 @@ def test_an_origin_of_no_rows_or_of_more_than_the_shard_has_is_passed_over(
     assert len(origins_of(record)) == origins
 
 
-def test_embeddings_of_a_type_that_numpy_lacks_are_left_out_and_named(tmp_path: Path) -> None:
+def test_embeddings_come_along_in_any_type_and_a_file_that_holds_none_is_named(tmp_path: Path) -> None:
     source = create(tmp_path / "a")
     fill(source, 3)
     header = b'{"prompt":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
-    (source.path / "prompt.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
+    bfloat16 = len(header).to_bytes(8, "little") + header + b"\0\0"
+    (source.path / "prompt.safetensors").write_bytes(bfloat16)
+    (source.path / "prompts").mkdir()
+    for name, content in (("a", bfloat16), ("b", b"no tensors"), ("c", bfloat16)):
+        (source.path / "prompts" / f"{name}.safetensors").write_bytes(content)
     target, copied = export(open_store(source.path), tmp_path / "b")
-    assert "no file of embeddings" in copied.damaged[0]
+    assert len(copied.damaged) == 1
+    assert "b.safetensors: it is no file of embeddings" in copied.damaged[0]
     assert len(target) == 3
+    kept = [target.path / "prompt.safetensors", *(target.path / "prompts").iterdir()]
+    assert sorted(path.name for path in kept) == ["a.safetensors", "c.safetensors", "prompt.safetensors"]
+    assert {path.read_bytes() for path in kept} == {bfloat16}
+
+
+def test_a_part_takes_the_prompts_of_its_own_samples(tmp_path: Path) -> None:
+    source = create(tmp_path / "a")
+    fill(source, 3)
+    source.record_sources([(f"{n}.png", key(n)) for n in range(3)], {key(n): f"a ball {n}" for n in range(3)})
+    for n in range(3):
+        name = prompt_name(f"a ball {n}")
+        source.place.create(f"prompts/{name}", save({"prompt": np.full(3, n, np.float32)}))
+    part, copied = export(source, tmp_path / "part", keys=[key(2), key(0)])
+    assert copied.damaged == ()
+    assert part.place.names("prompts") == sorted(prompt_name(f"a ball {n}") for n in (0, 2))
+    assert part.prompts() == {key(0): "a ball 0", key(2): "a ball 2"}

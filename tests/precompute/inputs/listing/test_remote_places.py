@@ -82,6 +82,23 @@ def test_a_second_listing_costs_pages_and_only_what_changed_is_read(server: S3Se
     assert [at for at, (a, b) in enumerate(zip(keys(first), keys(again), strict=True)) if a != b] == [7]
 
 
+def test_the_rows_of_a_list_are_looked_at_by_pages_and_not_one_by_one(server: S3Server, tmp_path: Path) -> None:
+    rows = "".join(f'{{"image": "{URL}/photos/{number:04d}.png"}}\n' for number in range(300))
+    for number in range(300):
+        put(server, f"photos/{number:04d}.png", picture(number))
+    put(server, "rows.jsonl", rows.encode())
+    place = Path(f"{URL}/rows.jsonl")
+    index = HashCache.load(tmp_path / "cache", place, "image")
+    assert len(listed(place, index=index).samples) == 300
+    index.save()
+    server.asked.clear()
+    again = listed(place, index=HashCache.load(tmp_path / "cache", place, "image"))
+    assert len(again.samples) == 300
+    asked = [line.partition(" ")[0] for line in server.asked]
+    assert not [line for line in server.asked if line.startswith("GET photos")], "their digests are known"
+    assert asked.count("HEAD") < 100
+
+
 def test_objects_are_read_many_at_a_time(server: S3Server) -> None:
     import time
 

@@ -59,6 +59,8 @@ def test_sessions_follow_one_another_whatever_the_length_of_the_temporary_folder
             monkeypatch.setattr(tempfile, "tempdir", str(folder))
             with ray_session(cpus=1) as session:
                 print("inside")
+                commands = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+                assert not [words for words in commands if "monitor.py" in words], "a job has no use for these"
                 niceness = session.ray.get(session.ray.remote(lambda: os.nice(0)).remote())
                 assert niceness == os.nice(0), "on a busy machine a job gets what its command would"
                 assert os.environ["HF_TOKEN"] == secrets["HF_TOKEN"], "the caller still has it"
