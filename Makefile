@@ -54,7 +54,7 @@ evidence2-stores: $(VENV)/.installed  ## the stores of the second study, configs
 	$(ROLL2) --denoise-steps 2 --cache $(BENCH2)/one
 	$(ROLL2) --kind hidden --hidden-width 16 --cache $(BENCH2)/hidden16
 	$(ROLL2) --kind hidden --hidden-width 64 --cache $(BENCH2)/hidden64
-	$(ROLL2) --kind samples --draws 8 --cache $(BENCH2)/draws
+	$(BIN)/theworld precompute '$(BENCH2)/images/test-*.png' --steps 8 --kind samples --draws 8 --cache $(BENCH2)/draws
 	$(if $(REGRESSION),$(ROLL2) --denoise-steps 2 --world $(REGRESSION) --cache $(BENCH2)/regression)
 	$(BIN)/theworld precompute $(BENCH2)/futures --kind frames --steps 8 --cache $(BENCH2)/true
 

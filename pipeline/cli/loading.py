@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
 @contextmanager
-def no_garbage() -> Iterator[None]:
+def no_garbage() -> Generator[None]:
     """While big libraries load: what they make lives until the end, so nothing of it is looked through for garbage.
 
     Looking takes a sixth of the CPU time of `theworld ask`.

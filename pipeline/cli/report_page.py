@@ -87,16 +87,16 @@ def _encoded_futures(
     from ...train.questions.readers import folder_of
     from ...train.questions.record import read_question_file
     from ...train.runs.meta import read_meta
+    from ..files.places.store_paths import store_path
     from ..store.folder import open_store
 
     config = read_meta(Path(evaluations[0].run)).config
-    futures = futures or config.get("futures")
-    file, columns = Path(evaluations[0].questions), config.get("columns")
-    if futures is None or not file.exists():
+    named, file = futures or config.get("futures"), Path(evaluations[0].questions)
+    if named is None or not file.exists():
         return None
     try:
-        store = open_store(futures)
-        questions = read_question_file(file, columns=columns if isinstance(columns, dict) else None).questions
+        store = open_store(store_path(named))
+        questions = read_question_file(file, columns=config.get("columns")).questions
         keys = resolve_keys(questions, file, store, field="future").keys
     except TheWorldError as error:
         progress.warn(f"note: true futures are not shown: {error}")

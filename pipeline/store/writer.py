@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 import xxhash
@@ -42,6 +43,24 @@ class ShardTarget(Protocol):
     def committed(self, record: ShardRecord) -> None:
         """Know a record that was just published here."""
         ...
+
+
+def place_shard(
+    place: Place, layout: ShardLayout, record: ShardRecord, payload: Path | bytes, *, first: int
+) -> ShardRecord:
+    """Place a payload, then its record; returns the record with the number it got.
+
+    Args:
+        payload, first: as of `place_payload`.
+    Raises:
+        StoreError: the place refuses, or took so long that gc may have taken the payload away.
+    """
+    began = running_seconds()
+    number = place_payload(place, payload, layout.payload_name, first=first, top=layout.payload_folder)
+    require_quick(place.location(layout.payload_name(number)), running_seconds() - began)
+    record = record.model_copy(update={"shard": number})
+    publish_record(place, record)
+    return record
 
 
 class ShardWriter:
@@ -123,21 +142,11 @@ class ShardWriter:
                     if store.has_been_committed(list(self._keys), taken=first) and not again:
                         return None
                     first = store.free_number(taken=first)
-                record = self._place(self._record(facts), temp, first)
+                record = place_shard(store.place, store.layout, self._record(facts), temp.path, first=first)
         finally:
             with suppress(OSError):
                 temp.discard()
         store.committed(record)
-        return record
-
-    def _place(self, record: ShardRecord, temp: TempFile, first: int) -> ShardRecord:
-        """Place the payload, then the record with the number it got."""
-        place, layout = self._store.place, self._store.layout
-        began = running_seconds()
-        number = place_payload(place, temp.path, layout.payload_name, first=first, top=layout.payload_folder)
-        require_quick(place.location(layout.payload_name(number)), running_seconds() - began)
-        record = record.model_copy(update={"shard": number})
-        publish_record(place, record)
         return record
 
     def _is_taken(self, number: int) -> bool:

@@ -789,7 +789,7 @@ def readers(seeds: Seeds) -> list[Reader]:
         ),
         Reader(
             name="studies: units",
-            covers=("train.study.folder:read_answers",),
+            covers=("train.study.folder:read_answers", "pipeline.files.plain:read_json_text"),
             cases=lambda s: s.study_files("units/*"),
             use=units,
         ),

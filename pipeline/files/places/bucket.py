@@ -18,9 +18,9 @@ import xxhash
 from ...errors import StoreError, TheWorldError
 from ...machine import running_seconds
 from ...messages import format_bytes
-from .bucket_clients import BucketClients, endpoint_of, pause_before
+from .bucket_clients import BucketClients, endpoint_of, head_of, pause_before
 from .bucket_conditions import USE_ANOTHER, prove_conditions
-from .bucket_errors import is_unexplained, refusal, status_of, summary
+from .bucket_errors import refusal, status_of, summary
 from .bucket_urls import checked_prefix, parse_url
 from .local_copy import LocalStaging
 from .place import Entry, Place
@@ -172,18 +172,8 @@ class Bucket(Place):
 
     def entry(self, name: str) -> Entry | None:
         """Name, size and time of one object; None if there is none."""
-
-        def head(obs: Any, store: ObjectStore, key: str) -> Any:
-            try:
-                return obs.head(store, key)
-            except obs.exceptions.BaseError as error:
-                if is_unexplained(error):
-                    with suppress(FileNotFoundError):
-                        obs.get_range(store, key, start=0, length=1)  # refused as well, and with the reason
-                raise
-
         try:
-            meta = self._call("look at", name, head)
+            meta = self._call("look at", name, head_of)
         except FileNotFoundError:
             return None
         return self._entry(meta)
@@ -275,18 +265,7 @@ class Bucket(Place):
         Raises:
             StoreError: this bucket cannot keep a store that several processes write, and why.
         """
-        prove_conditions(self, endpoint=self.endpoint, writer_of=self._writer_of)
-
-    def _writer_of(self, name: str) -> str:
-        """The token that the writer of an object put beside it; empty where there is none.
-
-        Raises:
-            FileNotFoundError: there is no such object.
-        """
-        identity = self._identity(name)
-        if identity is None:
-            raise FileNotFoundError(f"there is no {self}/{name}")
-        return str(identity[0] or "")
+        prove_conditions(self, endpoint=self.endpoint, writer_of=self._token)
 
     def _key(self, name: str) -> str:
         return "/".join(part for part in (self._prefix, name) if part)

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from ...credentials import hide_passwords
 from ...errors import ConfigError, StoreError
 from ...messages import install_extra
-from .bucket_errors import ALLOW_HTTP, ENDPOINTS
+from .bucket_errors import ALLOW_HTTP, ENDPOINTS, is_unexplained
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -120,6 +120,17 @@ def pause_before(turn: int) -> None:
     """Wait before another try, longer each time; not before the first, whose number is 0."""
     if turn:
         time.sleep(random.uniform(0, min(0.1 * 2**turn, 10.0)))
+
+
+def head_of(obs: Any, store: ObjectStore, key: str) -> Any:
+    """What is known of one object. A refusal raises an error that says why, which an answer to HEAD cannot hold."""
+    try:
+        return obs.head(store, key)
+    except obs.exceptions.BaseError as error:
+        if is_unexplained(error):
+            with suppress(FileNotFoundError):
+                obs.get_range(store, key, start=0, length=1)  # refused as well, and with the reason
+        raise
 
 
 def endpoint_of(scheme: str) -> str:

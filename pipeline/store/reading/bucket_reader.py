@@ -150,6 +150,8 @@ class BucketRowReader(RowReader):
                 fetch.set_result(None)
 
     def _open(self, number: int) -> ShardFile:
+        if (payload := self._files.current().get(number)) is not None:  # hot where the disk is slow: `_prefetch`
+            return payload
         # fetched before: while a file is opened, no other thread can open one
         ahead = self._ahead.get((os.getpid(), number))
         if ahead is None or ahead.cancel():  # nobody is at it

@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from ...errors import DamagedShardError
 from ...files.atomic import TempFile
-from ...machine import running_seconds
-from ..commit import place_payload, publish_record, require_quick
 from ..keys.packed_keys import pack_keys
 from ..latent_store import LatentStore
 from ..records import ShardRecord, origins_of, read_record
+from ..writer import place_shard
 
 LARGE_BYTES = 8 * 2**20
 """A payload that is copied whole though it is not full: requests and files are few enough then."""
@@ -69,10 +68,10 @@ def copy_whole(source: LatentStore, target: LatentStore, numbers: Sequence[int])
     if source.place.is_local and target.place.is_local:
         free = target.next_number
         for number in numbers:
-            record = _copy(source, target, number, count(free))
-            if record is not None:
-                target.committed(record)
-                free = record.shard + 1
+            placed = _copy(source, target, number, count(free))
+            if placed is not None:
+                target.committed(placed)
+                free = placed.shard + 1
                 yield number
         return
     with ThreadPoolExecutor(_AT_ONCE, "copy") as pool:
@@ -106,19 +105,23 @@ def _copy(source: LatentStore, target: LatentStore, number: int, wanted: Iterato
     payload = None if record is None else _proven(source, record)
     if record is None or payload is None:
         return None
-    with target.place.writing():
-        began = running_seconds()
-        placed = _place(target, payload, wanted)
-        require_quick(target.payload_location(placed), running_seconds() - began)
-        committed = record.model_copy(
-            update={
-                "shard": placed,
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "facts": {"copied_from": [asdict(origin) for origin in origins_of(record)]},
-            }
-        )
-        publish_record(target.place, committed)
-    return committed
+    place, layout = target.place, target.layout
+    facts = {"copied_from": [asdict(origin) for origin in origins_of(record)]}
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    record = record.model_copy(update={"created": created, "facts": facts})
+    with place.writing():
+        if not place.is_local:
+            # a look before each upload: that a number is taken would be found out at its end
+            first = next(n for n in wanted if place.entry(layout.payload_name(n)) is None)
+            return place_shard(place, layout, record, payload, first=first)
+        with place.staging() as folder:
+            temp = TempFile(folder)
+            try:
+                temp.write(payload)
+                temp.finish()
+                return place_shard(place, layout, record, temp.path, first=next(wanted))
+            finally:
+                temp.discard()
 
 
 def _sound_record(source: LatentStore, number: int) -> ShardRecord | None:
@@ -146,19 +149,3 @@ def _proven(source: LatentStore, record: ShardRecord) -> bytes | None:
         layout.is_row(row, key, own.tolist()) for row, key, own in zip(rows, record.keys, crcs, strict=True)
     )
     return payload if is_shard else None
-
-
-def _place(target: LatentStore, payload: bytes, wanted: Iterator[int]) -> int:
-    """Give a payload the first number that is free; on a disk durably, as `ShardWriter` does."""
-    name_of, place = target.layout.payload_name, target.place
-    if not place.is_local:
-        # a look before each upload: that a number is taken would be found out at its end
-        return next(n for n in wanted if place.entry(name_of(n)) is None and place.create(name_of(n), payload))
-    with place.staging() as folder:
-        temp = TempFile(folder)
-        try:
-            temp.write(payload)
-            temp.finish()
-            return place_payload(place, temp.path, name_of, first=next(wanted), top=target.layout.payload_folder)
-        finally:
-            temp.discard()
