@@ -11,7 +11,7 @@ from .bucket_writers import Found, kill_writers
 from .harness import SEED, amount
 
 WRITERS = 8
-KILLS = amount("BUCKET_KILLS", 100)
+KILLS = amount("BUCKET_KILLS", 60)
 
 
 def killed(folder: Path, *, way: str, kills: int) -> Found:
@@ -40,7 +40,7 @@ def test_writers_of_a_bucket_killed_at_random_lose_nothing_and_make_nothing_twic
 def test_the_same_kills_find_out_naive_writers(tmp_path: Path, way: str, figure: Callable[[str], None]) -> None:
     for turn in range(5):  # by chance a few kills may do no harm
         (tmp_path / str(turn)).mkdir()
-        found = killed(tmp_path / str(turn), way=way, kills=max(KILLS // 5, 15))
+        found = killed(tmp_path / str(turn), way=way, kills=max(KILLS // 5, 20))
         figure(f"{way}: {found}")
         if found.is_broken:
             return
