@@ -32,11 +32,11 @@ from theworld.pipeline import LatentStore, open_store
 from theworld.pipeline.latents.tensors import as_tensor
 from theworld.pipeline.progress import Progress
 from theworld.precompute.worldlet.rollout_check import rollout_outcomes
-from theworld.train import TrainConfig, train
+from theworld.train import Question, TrainConfig, read_questions, resolve_keys, train
 from theworld.train.data.arms import parse_arm, substitute_scenes
 from theworld.train.data.live import LiveLatents
 from theworld.train.evaluation.session import AnswerSession
-from theworld.train.questions.record import Question, read_questions, resolve_keys, select_split
+from theworld.train.questions.record import select_split
 
 ARMS = ("frozen", "rollout", "doubt")
 _WRONG, _ALONE, _GROWS = 0.1, 0.1, 1 / 3
