@@ -48,12 +48,12 @@ def leftovers(store: Path, *, quick: bool = False) -> list[Path]:
     return sorted(found)
 
 
-def place_payload(store: Place, temp: Path, name_of: Callable[[int], str], *, first: int, top: str) -> int:
+def place_payload(store: Place, payload: Path | bytes, name_of: Callable[[int], str], *, first: int, top: str) -> int:
     """Allocate a shard number by placing the finished payload under the first free one.
 
     Args:
         store: nothing is written out of it.
-        temp: the payload, already durable.
+        payload: a file of `Place.staging`, already durable; or its bytes, for a place that needs no file.
         name_of: where the payload of a shard number belongs.
         first: the number to try first.
         top: the folder above all payloads.
@@ -64,8 +64,10 @@ def place_payload(store: Place, temp: Path, name_of: Callable[[int], str], *, fi
     """
     number = first
     _refuse_links(store, top)
-    while any(map(store.is_in_doubt, (record_name(number), name_of(number)))) or not store.create_from(
-        name_of(number), temp
+    while any(map(store.is_in_doubt, (record_name(number), name_of(number)))) or not (
+        store.create(name_of(number), payload)
+        if isinstance(payload, bytes)
+        else store.create_from(name_of(number), payload)
     ):
         _refuse_links(store, top)  # else no number would ever be free
         number += 1
