@@ -241,7 +241,7 @@ def test_an_example_shows_the_future_in_the_store_of_the_run_it_is_of(
             drawn.add((self.store, steps))
 
     def meta(run: Path) -> SimpleNamespace:
-        return SimpleNamespace(store=SimpleNamespace(path=f"store of {run}"), recipe_id="0" * 64)
+        return SimpleNamespace(store=SimpleNamespace(path=f"store of {run}"), recipe_id="0" * 64, config={})
 
     monkeypatch.setattr("theworld.precompute.preview.answer_cards.AnswerPictures", VisionInputs)
     monkeypatch.setattr("theworld.train.runs.meta.read_meta", meta)
