@@ -181,7 +181,8 @@ def local_copy(url: str) -> Path:
     Raises:
         ImageError: missing: as of `read_remote`, or the disk has no room.
     """
-    endpoint = endpoint_of(url.partition(":")[0])
+    scheme = url.partition(":")[0]
+    endpoint = "" if scheme == "hf" else endpoint_of(scheme)
     with _copying:
         path = _copy_of(url, endpoint)
         if not path.exists():  # somebody emptied the folder

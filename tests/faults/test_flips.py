@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from theworld.pipeline.errors import StoreError, TheWorldError
 from theworld.pipeline.latents.recipe import Recipe
-from theworld.pipeline.store import folder as store_module
-from theworld.pipeline.store import ledger, records
+from theworld.pipeline.store import ledger, manifest, records
 from theworld.pipeline.store.folder import StoreFormat, create_store, open_store
 from theworld.pipeline.store.ledger import Failure
 from theworld.pipeline.store.reading.row_reader import RowReader
@@ -204,7 +203,7 @@ def trusting_reader(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ValueError("it does not end in a seal")
         return text + b"}"
 
-    for module in (records, store_module, ledger):
+    for module in (records, manifest, ledger):
         monkeypatch.setattr(module, "unseal", open_without_looking)
 
 
