@@ -155,7 +155,7 @@ def place_outside(value: str, *, typed: Collection[Path | str | None] = ()) -> s
         typed: the places that the user typed; their buckets are in use.
     """
     if is_bucket(value):
-        buckets = {parse_url(store_path(place))[:2] for place in map(str, typed) if is_bucket(place)}
+        buckets = {parse_url(str(store_path(place)))[:2] for place in map(str, typed) if is_bucket(place)}
         if parse_url(str(store_path(value)))[:2] in buckets:
             return None
     return _why_outside(value, None)

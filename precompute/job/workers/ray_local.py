@@ -206,7 +206,7 @@ def _fewer_processes() -> Generator[None, None, None]:
 
     before = services.start_api_server, Node.start_monitor, Node.start_log_monitor
     services.start_api_server = lambda *_, **__: (None, None)  # what it answers where it cannot start one
-    Node.start_monitor = Node.start_log_monitor = lambda _: None
+    Node.start_monitor = Node.start_log_monitor = lambda self: None  # noqa: ARG005
     try:
         yield
     finally:
