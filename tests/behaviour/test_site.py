@@ -71,7 +71,7 @@ def test_a_page_opened_from_the_disk_can_be_searched(site: Path) -> None:
         page.keyboard.type("guardrail")
         page.wait_for_selector(".md-search-result__item a", state="attached", timeout=30_000)
         page.set_viewport_size({"width": 380, "height": 800})
-        assert page.evaluate("document.documentElement.scrollWidth") <= 380
+        page.wait_for_function("document.documentElement.scrollWidth <= 380")  # once it is laid out anew
         browser.close()
 
 
