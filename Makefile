@@ -64,7 +64,7 @@ evidence2: $(VENV)/.installed  ## the second study, docs/hypotheses2.md; a day o
 	    --labels 250,1000,4000 --curve frozen,one,rollout,hidden16,true --seeds 5 --out evidence2
 
 test: $(VENV)/.installed-dev check  ## everything CI runs
-	$(BIN)/python -m pytest -n 3 --dist loadgroup  # on two cores: the third fills the waits, of Ray's starts for example
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-fast: $(VENV)/.installed-dev  ## without the slow ones
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
