@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from ....pipeline.errors import ConfigError, WorldModelError
 from ....pipeline.files.hub.pretrained import load_pretrained
 from ....pipeline.latents.recipe import Recipe
-from ....pipeline.latents.tensors import draw_noise
 from ..family import INDEX, read_config
 from ..network.precision import full_float32
 from ..text_embeddings import TextEmbeddings
@@ -87,15 +86,13 @@ class Cosmos3World(JointDiffusion):
     def _block(self, number: int) -> nn.Module:
         return self.tower.layers[number - 1]
 
-    def _begin(self, observed: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
+    def _begin(self, observed: Tensor, noise: Tensor, recipe: Recipe) -> Tensor:
         """`denoise` with what the recipe says."""
         if self._text is None or not self._text.prompts:
             raise ConfigError("Cosmos 3 was loaded without its prompt, of which it needs keys and values even if empty")
-        frames = 1 + recipe.rollout_steps * recipe.stride
-        noise = draw_noise(recipe, keys, (observed.shape[1], frames, *observed.shape[3:]))
         return self.denoise(
             observed,
-            noise.to(self.device),
+            noise,
             denoise_steps=recipe.denoise_steps,
             prompts=[keys_of(text) for text in self._text.prompts],
             negative=None if self._text.negative is None else keys_of(self._text.negative),

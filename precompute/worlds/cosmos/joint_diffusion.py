@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ....pipeline.latents.hidden import hidden_latents
 from ....pipeline.latents.recipe import Recipe
+from ....pipeline.latents.tensors import draw_noise
 from ..blocks import tokens_behind
 from ..network.offloading import offload_blocks
 from ..text_embeddings import FollowsPrompts
@@ -29,7 +30,7 @@ class JointDiffusion(FollowsPrompts, WanLatents):
     """An engine that denoises the observed frames and their future together."""
 
     @abstractmethod
-    def _begin(self, observed: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
+    def _begin(self, observed: Tensor, noise: Tensor, recipe: Recipe) -> Tensor:
         """The engine's `denoise` with what the recipe says."""
 
     @property
@@ -69,7 +70,7 @@ class JointDiffusion(FollowsPrompts, WanLatents):
         observed = self.encode_observed(seen, recipe)
         if recipe.rollout_steps == 0:
             return observed
-        latents = self._begin(observed, keys, recipe)
+        latents = self._begin(observed, self._noise(observed, keys, recipe), recipe)
         latents[:, :, : observed.shape[2]] = observed  # solvers leave it a little away: Euler by sigma_min of noise
         return latents[:, :, :: recipe.stride].contiguous()
 
@@ -79,5 +80,11 @@ class JointDiffusion(FollowsPrompts, WanLatents):
     ) -> Float[Tensor, "B D T rows columns"]:
         """As `HasHiddenStates` has it; raises as `rollout`."""
         observed = self.encode_observed(seen, recipe)
-        tokens = tokens_behind([self._block(recipe.hidden_block)], lambda: self._begin(observed, keys, recipe))
+        noise = self._noise(observed, keys, recipe)
+        tokens = tokens_behind([self._block(recipe.hidden_block)], lambda: self._begin(observed, noise, recipe))
         return hidden_latents(observed, tokens, recipe)
+
+    def _noise(self, observed: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
+        """The noise of the whole clip, observed frames included: (B, C, T, H, W) on the engine's device."""
+        frames = 1 + recipe.rollout_steps * recipe.stride
+        return draw_noise(recipe, keys, (observed.shape[1], frames, *observed.shape[3:])).to(self.device)

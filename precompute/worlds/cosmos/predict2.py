@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ....pipeline.latents.recipe import Recipe, Solver
-from ....pipeline.latents.tensors import draw_noise, standardise
+from ....pipeline.latents.tensors import standardise
 from ..network.precision import full_float32
 from ..text_embeddings import TextEmbeddings
 from ..text_rows import stack_prompts_of
@@ -70,14 +70,12 @@ class CosmosWorld(JointDiffusion):
     def _block(self, number: int) -> nn.Module:
         return self.transformer.blocks[number - 1]
 
-    def _begin(self, observed: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
+    def _begin(self, observed: Tensor, noise: Tensor, recipe: Recipe) -> Tensor:
         """`denoise` with what the recipe says."""
         text, negative = stack_prompts_of(recipe, self._text)
-        frames = 1 + recipe.rollout_steps * recipe.stride
-        noise = draw_noise(recipe, keys, (observed.shape[1], frames, *observed.shape[3:]))
         return self.denoise(
             observed,
-            noise.to(self.device),
+            noise,
             first_sigma=recipe.hidden_sigma,
             denoise_steps=recipe.denoise_steps,
             solver=recipe.solver,
