@@ -95,8 +95,8 @@ def _require_listed(store: LatentStore, numbers: Collection[int]) -> None:
         return
     with ThreadPoolExecutor(_REQUESTS) as pool:
         entries = pool.map(store.place.entry, map(record_name, numbers))
-        there = {number for number, entry in zip(numbers, entries, strict=True) if entry is not None}
-    if hidden := sorted(there - record_tags(store.place).keys()):  # a writer may have committed in between
+        recorded = {number for number, entry in zip(numbers, entries, strict=True) if entry is not None}
+    if hidden := sorted(recorded - record_tags(store.place).keys()):  # a writer may have committed in between
         raise StoreError(
             f"{store.place}: its listing lacks records that are there ({len(hidden)}, such as "
             f"{record_name(hidden[0])}), so their latents would be missed. Run the same command again; if it says so "

@@ -37,9 +37,9 @@ def copy_prompts(source: Place, target: Place, prompts: Iterable[str] | None) ->
     Raises:
         StoreError: the target cannot be written, or a bucket does not answer.
     """
-    here, there = set(source.names(PROMPTS)), set(target.names(PROMPTS))
-    wanted = here if prompts is None else here & set(map(prompt_name, prompts))
-    names = [f"{PROMPTS}/{name}" for name in sorted(wanted - there) if name.endswith(".safetensors")]
+    of_source, of_target = set(source.names(PROMPTS)), set(target.names(PROMPTS))
+    wanted = of_source if prompts is None else of_source & set(map(prompt_name, prompts))
+    names = [f"{PROMPTS}/{name}" for name in sorted(wanted - of_target) if name.endswith(".safetensors")]
     if PROMPT in source.names("") and PROMPT not in target.names(""):
         names.insert(0, PROMPT)
     with ThreadPoolExecutor(1 if source.is_local and target.is_local else _REQUESTS) as pool:

@@ -146,6 +146,6 @@ def provenance_of_arm(
 
 def provenance_of_unit(study: Study, unit: Unit, splits: Sequence[str], by_arm: Mapping[str, Provenance]) -> Provenance:
     """What the answers of a unit come from: of true futures only where they are shown."""
-    shown = {study.arm_of(unit.arm).kind, *(arm for _, arm in study.asked(unit, splits))}
+    arms = {study.arm_of(unit.arm).kind, *(arm for _, arm in study.asked(unit, splits))}
     source = by_arm[unit.arm]
-    return source if "true" in shown else source.model_copy(update={"futures": None})
+    return source if "true" in arms else source.model_copy(update={"futures": None})

@@ -234,16 +234,16 @@ class Bucket(Place):
         Raises:
             FileExistsError: something else has that name.
         """
-        source, there = self.entry(name), self.entry(to)
+        source, copy = self.entry(name), self.entry(to)
         if source is None:
             raise FileNotFoundError(f"there is no {self}/{name}")
-        if there is not None and (there.bytes, there.tag) != (source.bytes, source.tag):
+        if copy is not None and (copy.bytes, copy.tag) != (source.bytes, source.tag):
             raise FileExistsError(f"{self}/{to} exists")
-        if there is None:
+        if copy is None:
             target = self._key(to)
             self._call("copy", name, lambda obs, store, key: obs.copy(store, key, target), upload=True)
-            there = self.entry(to)
-        if there is None or there.bytes != source.bytes:  # a copy may fail behind an answer of 200
+            copy = self.entry(to)
+        if copy is None or copy.bytes != source.bytes:  # a copy may fail behind an answer of 200
             raise StoreError(f"{self}/{name} could not be copied whole to {self}/{to}. Run the same command again")
         self.remove_once([name])
 

@@ -50,8 +50,8 @@ class ListedEntries:
                 self._list(where, folder)
             finally:
                 folder.lock.release()
-        if folder.until >= time.monotonic() and (found := folder.entries.get(name)) is not None:
-            return found
+        if folder.until >= time.monotonic() and (entry := folder.entries.get(name)) is not None:
+            return entry
         return self._bucket.entry(name)
 
     def _list(self, where: str, folder: _Folder) -> None:

@@ -56,8 +56,8 @@ class ShardFindings:
         store = self._store
         for what, numbers in self._more.items():
             names = (name for n in numbers for name in (record_name(n), store.layout.payload_name(n)))
-            there = (SNAPSHOT,) if what == "index" else tuple(name for name in names if is_there(store.place, name))
-            locations = tuple(map(store.place.location, there))
+            existing = (SNAPSHOT,) if what == "index" else tuple(name for name in names if is_there(store.place, name))
+            locations = tuple(map(store.place.location, existing))
             rows = int(store.shards.some(np.array(numbers), with_keys=False).rows.sum())
             samples = f", with {rows:,} samples" if rows and what != "index" else ""
             message = f"{store.place}: {len(numbers):,} more {_MANY[what]} (shards {name_some(numbers)}){samples}"
