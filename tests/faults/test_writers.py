@@ -63,12 +63,15 @@ def test_writers_racing_for_the_same_keys_make_each_visible_once(
     cache: Path, format: StoreFormat, figure: Callable[[str], None]
 ) -> None:
     began = time.monotonic()
-    commits, again = race_for_the_same(cache, format, amount("RACE", 80))
-    figure(
-        f"{WRITERS} writers, the same keys, {format}: {commits} commits, {again} of keys others had, 0 lost, "
-        f"each visible once, {time.monotonic() - began:.1f} s"
-    )
-    assert again > 0, "they did not race"
+    turns, again = 0, 0
+    while not again:  # a busy machine may run the writers one after another
+        turns += 1
+        assert turns <= 10, "the writers never raced"
+        commits, again = race_for_the_same(cache / str(turns), format, amount("RACE", 80))
+        figure(
+            f"{WRITERS} writers, the same keys, {format}: {commits} commits, {again} of keys others had, 0 lost, "
+            f"each visible once, {time.monotonic() - began:.1f} s"
+        )
 
 
 def test_writers_with_keys_of_their_own_lose_none(
