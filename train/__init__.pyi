@@ -5,7 +5,6 @@ Its names are listed in `__init__.pyi` and load when they are first used. It kno
 """
 
 from .config import AnswerConfig as AnswerConfig
-from .config import RunSummary as RunSummary
 from .config import TrainConfig as TrainConfig
 from .data.loader import LatentDataset as LatentDataset
 from .data.loader import Prefetcher as Prefetcher
@@ -25,6 +24,7 @@ from .reader.model import TheWorld as TheWorld
 from .reader.tokens import TokenLayout as TokenLayout
 from .reader.tokens import WorldReader as WorldReader
 from .runs.folder import load_run as load_run
+from .runs.summary import RunSummary as RunSummary
 from .study.plan import Study as Study
 from .study.run import run_study as run_study
 from .training.train import train as train

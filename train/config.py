@@ -1,10 +1,8 @@
-"""The settings of a training, and the summary of a finished one. Loads neither torch nor transformers."""
+"""The settings of a training, and of answers. Loads neither torch nor transformers."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -13,7 +11,7 @@ from ..pipeline.config import DEFAULT_CACHE, HOW_IT_RUNS, WORLD_TOKENS, setting,
 from ..pipeline.files.places.local import LocalPath
 from ..pipeline.files.places.store_paths import StorePath
 from ..pipeline.machine import DeviceName
-from ..pipeline.messages import command, split_names
+from ..pipeline.messages import split_names
 from .reader.context_budget import LIMITS_BY_MODEL
 from .reader.layouts import LAYOUTS, PATCH, POOL_STEPS, LayoutName, PoolName, TokenLayout
 
@@ -159,12 +157,22 @@ class TrainConfig(BaseModel):
         str, _running("Input in place of the rollout, as in `theworld study`: text, frozen, shuffled, …")
     ] = "rollout"
     """See data/arms.py."""
+    wrong_futures: Annotated[
+        float | None,
+        Field(ge=0, le=1),
+        _running("Arm doubt: share of images shown with another scene's future.", default="0.1"),
+    ] = None
+    """Grows to that over the first third of the updates."""
+    frozen_futures: Annotated[
+        float | None,
+        Field(ge=0, le=1),
+        _running("Arm doubt: share of images shown with frame 0 alone, repeated.", default="0.1"),
+    ] = None
+    """Grows likewise."""
     futures: Annotated[
         StorePath | None, _running("Store of encoded true futures, for the arm true.", text=True, place=True)
     ] = None
-    labels: Annotated[int | None, Field(ge=1), _running("Labelled scenes to train on.", default="all")] = (
-        None
-    )
+    labels: Annotated[int | None, Field(ge=1), _running("Labelled scenes to train on.", default="all")] = None
     out: Annotated[
         LocalPath | None,
         setting("Run folder.", default="the next number under runs", typed_only="a file may not say where to write"),
@@ -253,6 +261,22 @@ class TrainConfig(BaseModel):
                 "share of an update"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_doubts(self) -> TrainConfig:
+        shares = {"wrong_futures": self.wrong_futures, "frozen_futures": self.frozen_futures}
+        if given := [name for name, share in shares.items() if share is not None and self.arm != "doubt"]:
+            raise ValueError(
+                f"{' and '.join(given)} belong to the arm doubt, and the arm is {self.arm}: leave them out"
+            )
+        if sum(share or 0.0 for share in shares.values()) > 1:
+            raise ValueError("wrong_futures and frozen_futures are shares of all images: together at most 1")
+        return self
+
+    def doubts(self) -> tuple[float, float, int]:
+        """Shares of wrong and of frozen futures in the training of the arm doubt, and the seed of their choice."""
+        wrong, frozen = (0.1 if share is None else share for share in (self.wrong_futures, self.frozen_futures))
+        return wrong, frozen, self.seed
 
     def shuffle_text(self) -> str:
         """The order of rows, as a run states it."""
@@ -346,43 +370,3 @@ class AnswerConfig(BaseModel):
         if not self.temperature and self.model_fields_set & {"top_p", "seed"}:
             raise ValueError("top_p and seed are for an answer that is drawn: set temperature, too")
         return self
-
-
-@dataclass(frozen=True, slots=True)
-class RunSummary:
-    """The figures of a finished training."""
-
-    run: Path
-    train_steps: int
-    seconds: float
-    first_loss: float
-    last_loss: float
-    world_tokens: int
-    """Per question."""
-    supervised_tokens: int
-    trainable: int
-    """Parameters."""
-    questions: int
-    evaluation_split: str = "test"
-    """Which split to evaluate: `test`, or what the questions have instead; `train` where there is nothing else."""
-
-    @property
-    def next_command(self) -> str:
-        """What to type next."""
-        split = [] if self.evaluation_split == "test" else ["--split", self.evaluation_split]
-        return command("evaluate", self.run, *split)
-
-    def to_json(self) -> dict[str, object]:
-        """Plain JSON values."""
-        return {**asdict(self), "run": str(self.run), "next_command": self.next_command}
-
-    def summary(self) -> str:
-        """A few lines for the terminal."""
-        note = "note: no question has a split of its own for tests, so the next command evaluates training questions"
-        return (
-            f"{self.run}: {self.train_steps} updates on {self.questions} questions in {self.seconds:.0f} s, "
-            f"loss {self.first_loss:.3f} -> {self.last_loss:.3f}\n"
-            f"{self.trainable:,} trained parameters, {self.world_tokens} world tokens a question, "
-            f"{self.supervised_tokens:,} answer tokens learned\n"
-            f"next: {self.next_command}" + f"\n{note}" * (self.evaluation_split == "train")
-        )

@@ -161,6 +161,11 @@ class Recipe(BaseModel):
         return KINDS[self.kind]
 
     @property
+    def steps_of_a_draw(self) -> int:
+        """Rollout steps of each future; those of the recipe, but of kind samples."""
+        return self.rollout_steps // self.draws
+
+    @property
     def id(self) -> str:
         """Recipe id: 64 hex digits, the SHA-256 of `canonical()`."""
         return hashlib.sha256(b"theworld recipe 1\n" + self.canonical().encode()).hexdigest()
@@ -208,7 +213,7 @@ def recipe_of_draw(recipe: Recipe, draw: int) -> Recipe:
         raise ConfigError(f"latents of kind {recipe.kind} hold no predicted future, so there are no draws of it")
     changes: dict[str, object] = {"draw": recipe.draw + draw}
     if recipe.traits.has_draws:
-        changes |= {"kind": "rollout", "draws": 1, "rollout_steps": recipe.rollout_steps // recipe.draws}
+        changes |= {"kind": "rollout", "draws": 1, "rollout_steps": recipe.steps_of_a_draw}
     return recipe.model_copy(update=changes)
 
 

@@ -11,7 +11,7 @@ def horizon_s(recipe: Recipe, spec: LatentSpec, fps: float | None) -> float | No
     first = recipe.traits.first_predicted_frame(recipe)
     if first is None or fps is None:
         return None
-    steps = recipe.rollout_steps // recipe.draws
+    steps = recipe.steps_of_a_draw
     frames = video_frames(steps, stride=recipe.stride, temporal_stride=spec.temporal_stride)
     return (frames - first) / fps
 

@@ -19,6 +19,8 @@ from theworld.pipeline.files.limits import MAX_RESULT_BYTES
 from theworld.pipeline.files.plain import read_file
 from theworld.pipeline.progress import print_lines
 from theworld.precompute.live.world import LiveWorld
+from theworld.train.data.arms import Arm, arm_of_run
+from theworld.train.data.doubt import as_doubted
 from theworld.train.evaluation.answer import Ranked, ask
 from theworld.train.language.prompt_format import TokenizerOnly
 from theworld.train.reader.layouts import LayoutName
@@ -154,6 +156,10 @@ class TheWorld(Reader):
         # without the weights, so that a worker of a DataLoader may have it
         prompts = TokenizerOnly(parts.lm.tokenizer, parts.lm.weights, parts.lm.settings, parts.lm.generation_ends)
         return Processor(prompts, parts.meta.recipe, partial(latent_spec_of, parts.meta.recipe, parts.world))
+
+    @cached_property
+    def _arm(self) -> Arm:
+        return arm_of_run(self._parts().meta.config)
 
     @property
     def device(self) -> torch.device:
@@ -301,6 +307,17 @@ class TheWorld(Reader):
         tensors = {"input_ids": input_ids, "attention_mask": attention_mask, **others}
         return {name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in tensors.items()}
 
+    def _world_latents(
+        self, latents: Any, images: Tensor | None, keys: Sequence[str] | None, num_world_steps: int | None
+    ) -> Tensor | None:
+        """The frames to read, as the arm that the run was trained on shows them."""
+        if self._arm.kind == "doubt" and (latents is None) != (images is None):
+            steps = self.num_world_steps if num_world_steps is None else num_world_steps
+            if images is not None:
+                latents = self._roll_out(images, keys, self._arm.needed_steps(steps, self.recipe))
+            latents, images, keys = as_doubted(latents, self.recipe, steps), None, None
+        return super()._world_latents(latents, images, keys, num_world_steps)
+
     def rank(
         self,
         question: str,
@@ -318,14 +335,14 @@ class TheWorld(Reader):
             ConfigError: neither, both, or choices that are not two different ones.
         """
         parts, steps = self._parts(), self.num_world_steps if num_world_steps is None else num_world_steps
-        picture: Path | None = None
+        picture = Path(images) if isinstance(images, str | os.PathLike) else None
         if (images is None) == (latents is None):
             raise ConfigError("rank takes images= or latents=, one of them")
         if images is not None:
             batch = self.processor(question, images)
-            latents = self._world_latents(None, batch["images"], batch["keys"], steps)
-            picture = Path(images) if isinstance(images, str | os.PathLike) else None
-        run = LoadedRun(parts.path, self, parts.lm, parts.meta, self.device)
+            latents = self._roll_out(batch["images"], batch["keys"], self._arm.needed_steps(steps, parts.meta.recipe))
+        reader = Reader(self.lm, self.reader, num_world_steps=steps, max_world_steps=self.max_world_steps)
+        run = LoadedRun(parts.path, reader.train(self.training), parts.lm, parts.meta, self.device)
         return ask(run, latents, question, choices, steps=steps, image=picture).ranked
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:

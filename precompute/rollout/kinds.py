@@ -59,10 +59,10 @@ class _Samples(_Rollout):
     makes = "sets of rollouts"
 
     def check(self, recipe: Recipe, world: WorldSource) -> None:
-        check_window(recipe, world, steps=recipe.rollout_steps // recipe.draws)
+        check_window(recipe, world, steps=recipe.steps_of_a_draw)
 
     def describe(self, recipe: Recipe, world: WorldSource) -> str:
-        steps = recipe.rollout_steps // recipe.draws
+        steps = recipe.steps_of_a_draw
         return f"{recipe.draws} futures of {steps} steps = {_future(recipe, world, steps)}"
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:

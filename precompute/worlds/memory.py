@@ -132,4 +132,4 @@ def _memory_or_none(say: Callable[[], Memory]) -> Memory | None:
 
 def frames_of_forward(recipe: Recipe) -> int:
     """Latent frames of one joint diffusion."""
-    return recipe.chunk_frames or 1 + recipe.rollout_steps // recipe.draws * recipe.stride
+    return recipe.chunk_frames or 1 + recipe.steps_of_a_draw * recipe.stride

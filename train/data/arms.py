@@ -10,6 +10,7 @@
     last        the observed frame and the rollout's last, at their own times
     true        the true future, encoded, from a store of futures
     true@0.2    the same, but a fifth of the scenes see another scene's true future
+    doubt       one of several draws of the rollout, and how far the draws lie apart (doubt.py)
 
 Frame 0 is the image's own in every arm, bit by bit; all but `text`, `steps0` and `last` have as many world tokens as
 `rollout`. What a scene sees is a function of its key and of the questions file: not of the run, its seed or its batch.
@@ -20,7 +21,7 @@ Axes:  B sample   C channel   T latent frame   K rollout steps   H, W latent row
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,14 +32,16 @@ import torch
 from torch import Tensor
 
 from ...pipeline.errors import ConfigError, QuestionError, StoreMismatchError
+from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.tensors import as_tensor
 from ...pipeline.store.folder import LatentStore, open_store
 from ...pipeline.store.keys.packed_keys import AnyKeys
 from ...pipeline.store.reading.buffer import BatchBuffer
 from ..questions.record import Question, resolve_keys
+from .doubt import DoubtLatents, Doubts
 from .loader import Indices, LatentDataset
 
-NAMES = ("text", "steps0", "frozen", "shuffled", "noise", "rollout", "reversed", "last", "true")
+NAMES = ("text", "steps0", "frozen", "shuffled", "noise", "rollout", "reversed", "last", "true", "doubt")
 _WRONG = re.compile(r"true@(0?\.[0-9]{1,4}|0|1|1\.0)")
 _MEASURED = 256  # samples whose futures give the noise its mean and spread
 
@@ -60,6 +63,14 @@ class Arm:
         """Rollout steps it reads where a rollout has so many."""
         return 0 if self.kind in ("text", "steps0") else steps
 
+    def stored_steps(self, recipe: Recipe) -> int:
+        """The most rollout steps that it shows of a recipe: of kind samples all draws, one after the other, or one."""
+        return recipe.steps_of_a_draw if self.kind == "doubt" else recipe.rollout_steps
+
+    def needed_steps(self, steps: int, recipe: Recipe) -> int:
+        """Rollout steps that have to be made of a recipe so that it shows so many."""
+        return recipe.rollout_steps if steps and self.kind == "doubt" else steps
+
     def frames(self, steps: int) -> tuple[int, ...] | None:
         """Latent frames that become tokens; None is all of them."""
         return {"text": (), "last": tuple(sorted({0, steps}))}.get(self.kind)
@@ -78,6 +89,11 @@ def parse_arm(name: str) -> Arm:
     raise ConfigError(f"there is no arm {name!r}; the arms are {', '.join(NAMES)}, and true@P with P from 0 to 1")
 
 
+def arm_of_run(settings: Mapping[str, Any]) -> Arm:
+    """The arm that a run was trained on, from its settings."""
+    return parse_arm(settings.get("arm", "rollout"))
+
+
 def open_arm(
     arm: Arm,
     store: LatentStore,
@@ -88,6 +104,7 @@ def open_arm(
     rollout_steps: int,
     futures: Path | str | None = None,
     images: Path | None = None,
+    doubts: tuple[float, float, int] | None = None,
 ) -> tuple[dict[str, str], LatentDataset | None]:
     """Question id -> key of its image, and the latents of these keys as the arm shows them; None for `text`.
 
@@ -97,6 +114,7 @@ def open_arm(
         rollout_steps: K, what the arm's `steps` says.
         futures: a store of encoded true futures.
         images: as of `resolve_keys`.
+        doubts: for the training of `doubt`: shares of wrong and of frozen futures, and the seed of their choice.
     Raises:
         QuestionError: a question without latents, or too few scenes to exchange futures between.
         ConfigError: `true` without a store of futures.
@@ -108,6 +126,14 @@ def open_arm(
         return coverage.keys, None
     if store.recipe.traits.is_distribution and arm.kind not in ("rollout", "steps0"):
         raise ConfigError(f"{store.place} holds posteriors and no futures, so there is nothing to show as {arm.name}")
+    keys = tuple(dict.fromkeys(coverage.keys[question.id] for question in questions))
+    if arm.kind == "doubt":
+        varied: Doubts | None = None
+        if doubts is not None:
+            wrong, frozen, seed = doubts
+            others = _others(store, pool, questions_file, images) if wrong else {}
+            varied = Doubts(others, wrong, frozen, seed)
+        return coverage.keys, DoubtLatents(store, keys=keys, rollout_steps=rollout_steps, doubts=varied)
     future: Future | None = None
     if arm.kind == "frozen":
         future = _frozen
@@ -116,9 +142,7 @@ def open_arm(
     elif arm.kind == "noise":
         future = _noise_like(store, rollout_steps)
     elif arm.kind == "shuffled":
-        pooled = resolve_keys(pool, questions_file, store, images=images)
-        pooled.require_complete()
-        future = partial(_futures_of_others, store, _by_key(pool, pooled.keys, pooled.keys, wrong=1.0))
+        future = partial(_futures_of_others, store, _others(store, pool, questions_file, images))
     elif arm.kind == "true":
         if futures is None:
             raise ConfigError(
@@ -138,7 +162,6 @@ def open_arm(
         pooled = resolve_keys(pool, questions_file, store, images=images)
         pooled.require_complete()
         future = partial(_futures_of_others, true_store, _by_key(pool, pooled.keys, videos.keys, wrong=arm.wrong))
-    keys = tuple(dict.fromkeys(coverage.keys[question.id] for question in questions))
     return coverage.keys, ArmLatents(store, future=future, keys=keys, rollout_steps=rollout_steps)
 
 
@@ -225,6 +248,13 @@ def future_is_right(arm: Arm, pool: Sequence[Question], images: dict[str, str]) 
         shown_scene = substitutes[scene] if sees_substitute(images[question.id], arm.wrong) else scene
         correctness[question.id] = answers.get((shown_scene, question.asks)) == question.answer
     return correctness
+
+
+def _others(store: LatentStore, pool: Sequence[Question], questions_file: Path, images: Path | None) -> dict[str, str]:
+    """Key of an image -> key of the image of another scene of its family."""
+    pooled = resolve_keys(pool, questions_file, store, images=images)
+    pooled.require_complete()
+    return _by_key(pool, pooled.keys, pooled.keys, wrong=1.0)
 
 
 def _by_key(

@@ -120,15 +120,22 @@ def pad_rows(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, Tensor
     }
 
 
-def texts(rows: Sequence[Sequence[Example]], pad_id: int, pictures: VisionInputs | None = None) -> dict[str, Any]:
+def texts(
+    rows: Sequence[Sequence[Example]],
+    pad_id: int,
+    pictures: VisionInputs | None = None,
+    *,
+    update: tuple[int, int] | None = None,
+) -> dict[str, Any]:
     """`pad_rows`, and `keys`: whose latents are to stand in front, by row.
 
     Args:
         pictures: where the language model looks at images itself; adds `pixel_values` (B, 3, height, width).
+        update: in a training, which update of how many: an arm may show an image in another way each time.
     """
     keys = [row[0].key for row in rows]
     vision_inputs = {} if pictures is None else {"pixel_values": pictures(keys)}
-    return {**pad_rows(rows, pad_id), **vision_inputs, "keys": keys}
+    return {**pad_rows(rows, pad_id), **vision_inputs, "keys": keys, "update": update}
 
 
 def with_latents(
@@ -144,15 +151,20 @@ def with_latents(
     """
     if images is None:
         for batch in batches:
-            del batch["keys"]
+            del batch["keys"], batch["update"]
             yield batch
         return
     index_by_key = {key: index for index, key in enumerate(images.keys)}
+
+    def indices_of(keys: Iterable[str], update: tuple[int, int] | None) -> list[int]:
+        indices = [index_by_key[key] for key in dict.fromkeys(keys)]
+        return indices if update is None else [images.index_in_update(index, *update) for index in indices]
+
     if not images.read_ahead:
         for batch in batches:
             keys: list[str] = batch.pop("keys")
             row = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-            latents = images.read([index_by_key[key] for key in row])
+            latents = images.read(indices_of(row, batch.pop("update")))
             latents = latents if device is None else latents.to(device)
             yield {**batch, "latents": latents if len(row) == len(keys) else latents[[row[key] for key in keys]]}
         return
@@ -162,7 +174,7 @@ def with_latents(
         for batch in batches:
             keys: list[str] = batch.pop("keys")
             waiting.append((batch, keys))
-            yield [index_by_key[key] for key in dict.fromkeys(keys)]
+            yield indices_of(keys, batch.pop("update"))
 
     ahead = images.store.reader.batches_ahead
     with Prefetcher(images, upcoming(), depth=ahead, threads=ahead, keep=keep, device=device) as prefetcher:

@@ -88,6 +88,11 @@ class LatentDataset(Dataset[Tensor]):
         keys = self._any_keys
         return unpack_keys(keys) if is_packed(keys) else tuple(map(str, keys))
 
+    def index_in_update(self, index: int, update: int, updates: int) -> int:
+        """The sample shown for one in an update of a training of so many: the same, but where an arm varies it."""
+        del update, updates
+        return index
+
     @property
     def _any_keys(self) -> AnyKeys:
         if self._given is None:

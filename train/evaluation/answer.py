@@ -22,7 +22,9 @@ from ...pipeline.errors import ConfigError, LatentShapeError, QuestionError
 from ...pipeline.latents.tensors import as_tensor
 from ...pipeline.progress import Progress
 from ..config import AnswerConfig
+from ..data.arms import arm_of_run
 from ..data.batches import Example, pad_rows, to_device
+from ..data.doubt import as_doubted
 from ..data.vision import VisionInputs
 from ..language.prompt_format import PromptFormat
 from ..questions.record import Question
@@ -69,7 +71,7 @@ def ask(
     Args:
         run: a run folder, or one already loaded.
         latents: (1, C, T, H, W) of one image, standardised, of the recipe the run was trained on: a tensor, or what a
-            store's `read` returns.
+            store's `read` returns. Of a run of the arm `doubt`: all draws of the image.
         choices: rank these, shown in the prompt as in the run's training; without them the model generates an answer.
         steps: K, rollout steps to read; by default those it was trained with.
         image: the file the latents are of, for a language model that looks at images itself.
@@ -100,14 +102,14 @@ def ask(
     _check_choices(labels, loaded.lm)
     if unknown := loaded.lm.unknown_words(question):
         progress.warn(f"warning: {loaded.lm.weights.source} has no token for {', '.join(unknown)} in the question")
-    steps = check_steps(loaded, latents.shape[2] - 1, steps, progress)
+    latents, steps = _as_read(loaded, latents, steps, progress)
     prompt = tuple(loaded.lm.prompt_ids(prompt_text))
     answers = [tuple(loaded.lm.answer_ids(label)) for label in labels or ()]
     first = single_tokens(answers)
     rows = [first[:1]] if first else answers or [()]
     batch = pad_rows([(Example("", prompt, row),) for row in rows], loaded.lm.pad_id)
     if loaded.meta.reader.frames != ():
-        batch["latents"] = latents[:, :, : 1 + steps].expand(len(batch["input_ids"]), -1, -1, -1, -1)
+        batch["latents"] = latents.expand(len(batch["input_ids"]), -1, -1, -1, -1)
     if loaded.lm.image_tokens:
         if image is None:
             raise ConfigError(f"{loaded.lm.weights.source} looks at images itself: pass the image as well")
@@ -129,6 +131,16 @@ def ask(
     shares = torch.tensor(scores).softmax(0).tolist()
     ranked = sorted(map(Ranked, choices, shares, scores), key=lambda choice: -choice.log_likelihood)
     return Answer(ranked[0].choice, tuple(ranked))
+
+
+def _as_read(loaded: LoadedRun, latents: Tensor, steps: int | None, progress: Progress) -> tuple[Tensor, int]:
+    """The frames that the run reads, (1, C, 1 + K, H, W), and K."""
+    arm, recipe = arm_of_run(loaded.meta.config), loaded.meta.recipe
+    if arm.kind != "doubt":
+        steps = check_steps(loaded, latents.shape[2] - 1, steps, progress)
+        return latents[:, :, : 1 + steps], steps
+    steps = check_steps(loaded, arm.stored_steps(recipe) if latents.shape[2] > 1 else 0, steps, progress)
+    return as_doubted(latents, recipe, steps), steps
 
 
 def _as_prompted(question: str, choices: Sequence[str] | None, loaded: LoadedRun) -> tuple[str, Sequence[str] | None]:

@@ -28,7 +28,7 @@ from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
 from ...pipeline.store.reading.buffer import BatchBuffer
 from ..config import AnswerConfig
-from ..data.arms import Arm, parse_arm
+from ..data.arms import Arm, arm_of_run
 from ..data.loader import Indices, LatentDataset
 from ..questions.record import Question
 from ..runs.folder import LoadedRun
@@ -61,7 +61,7 @@ class DrawLatents(LatentDataset):
     """
 
     def __init__(self, store: LatentStore, *, draw: int, keys: Sequence[str], rollout_steps: int) -> None:
-        self._draw, self._first = draw, 1 + draw * steps_of_a_draw(store.recipe)
+        self._draw, self._first = draw, 1 + draw * store.recipe.steps_of_a_draw
         self._steps = rollout_steps
         super().__init__(store, keys=keys, rollout_steps=self._first - 1 + rollout_steps)
 
@@ -94,11 +94,6 @@ class _KeptLatents(LatentDataset):
         return self._latents[torch.as_tensor(list(indices))]
 
 
-def steps_of_a_draw(recipe: Recipe) -> int:
-    """Rollout steps of each future of a recipe, of kind `samples` or of one that has a single future."""
-    return recipe.rollout_steps // recipe.draws
-
-
 def require_draws(meta: RunMeta, run: Path, store: LatentStore, draws: int) -> None:
     """Refuse a store that does not hold enough draws of the rollouts that a run was trained on; raises as
     `require_draws_of`."""
@@ -128,16 +123,16 @@ def require_draws_of(trained: Recipe, run: str, store: LatentStore, draws: int, 
             f"{store.place} holds {recipe.draws} draws of each image, and {draws} are asked for. Pass --draws "
             f"{recipe.draws}, or make more: {more}"
         )
-    if steps > steps_of_a_draw(recipe):
+    if steps > recipe.steps_of_a_draw:
         raise StoreMismatchError(
-            f"{run} reads {steps} rollout steps, and a draw in {store.place} has {steps_of_a_draw(recipe)}. Name a "
+            f"{run} reads {steps} rollout steps, and a draw in {store.place} has {recipe.steps_of_a_draw}. Name a "
             f"store whose draws have as many: {more} --steps {steps}"
         )
     if trained.kind == recipe.kind:
         same = trained.model_copy(update={"draws": recipe.draws, "rollout_steps": recipe.rollout_steps})
-        steps_differ = steps_of_a_draw(trained) != steps_of_a_draw(recipe)
+        steps_differ = trained.steps_of_a_draw != recipe.steps_of_a_draw
     else:
-        single = {"kind": trained.kind, "draws": 1, "rollout_steps": steps_of_a_draw(recipe)}
+        single = {"kind": trained.kind, "draws": 1, "rollout_steps": recipe.steps_of_a_draw}
         same, recipe = trained, recipe.model_copy(update=single)
         steps_differ = False
     fields = difference(same, recipe)
@@ -156,6 +151,11 @@ def require_drawn_arm(arm: Arm, steps: int, draws: int) -> None:
     Raises:
         ConfigError: the arm shows something else, or no steps are read.
     """
+    if arm.kind == "doubt":
+        raise ConfigError(
+            f"a run of the arm doubt reads the spread of all draws with every answer, so --draws {draws} has nothing "
+            "to average over. Leave it out"
+        )
     if arm.kind not in ("rollout", "last") or not steps or draws < 1:
         input_text = f"{steps} steps of the arm {arm.name}"
         raise ConfigError(
@@ -303,7 +303,7 @@ def ask_draws(
     """
     progress = progress or Progress.to_logger()
     steps = loaded.meta.reader.num_world_steps if steps is None else steps
-    require_drawn_arm(parse_arm(loaded.meta.config.get("arm", "rollout")), steps, draws)
+    require_drawn_arm(arm_of_run(loaded.meta.config), steps, draws)
     latents = [see(steps, draw) for draw in range(draws)]
     answers = [
         ask(loaded, frames, question, choices, steps=steps, image=image, writing=writing, progress=progress)

@@ -18,7 +18,7 @@ from ..questions.readers import digest_of, place_of
 from ..questions.record import select_split
 from ..runs.meta import versions
 from .answer import check_steps
-from .draws import DrawnResponses, RollOutDraws, answer_draws, require_drawn_arm, steps_of_a_draw
+from .draws import DrawnResponses, RollOutDraws, answer_draws, require_drawn_arm
 from .own_words import RULES
 from .price import price_of_arm
 from .results.counting import count_predictions, prediction_of, single_draw_accuracy
@@ -107,7 +107,7 @@ def evaluate_shown(
     meta, trained_arm, file = session.loaded.meta, session.trained_arm, session.questions_file
     arms_shown = [_can_be_shown(parse_arm(arm or trained_arm), trained_arm, run) for arm in arms]
     recipe = session.store.recipe
-    stored_steps = recipe.rollout_steps if draws is None else steps_of_a_draw(recipe)
+    stored_steps = parse_arm(trained_arm).stored_steps(recipe) if draws is None else recipe.steps_of_a_draw
     steps = check_steps(session.loaded, stored_steps, steps, session.progress)
     if draws is not None:
         for arm in arms_shown:

@@ -21,6 +21,7 @@ from ...pipeline.files.plain import read_json_text
 from ...pipeline.messages import command, list_problems
 from ...pipeline.progress import Progress
 from ..config import AnswerConfig
+from ..data.arms import arm_of_run
 from ..questions.record import UNTYPED
 from ..runs.folder import LoadedRun
 from .answer import Answer, ask
@@ -44,7 +45,7 @@ class LiveAnswer:
     why: str | None
     """Why that many, if a rule or a gate decided."""
     latents: Tensor
-    """(1, C, 1 + steps, H, W)."""
+    """(1, C, 1 + steps, H, W); of several draws, the first."""
 
 
 def answer_live(
@@ -78,11 +79,12 @@ def answer_live(
     """
     progress = progress or Progress.to_logger()
     max_steps = loaded.meta.reader.num_world_steps
+    arm = arm_of_run(loaded.meta.config)
 
     def answer_with(count: int, reason: str | None = None) -> LiveAnswer:
-        latents = see(count)
+        latents = see(arm.needed_steps(count, loaded.meta.recipe))
         answer = ask(loaded, latents, question, choices, steps=count, image=image, writing=writing, progress=progress)
-        return LiveAnswer(answer, count, reason, latents)
+        return LiveAnswer(answer, count, reason, latents[:, :, : 1 + count])
 
     if adaptive is None:
         if type is not None:

@@ -13,7 +13,7 @@ from ...pipeline.progress import Progress
 from ...pipeline.store.find import moved_store
 from ...pipeline.store.folder import LatentStore, open_store
 from ..config import ShowChoices
-from ..data.arms import Arm, open_arm
+from ..data.arms import Arm, arm_of_run, open_arm
 from ..data.batches import check_answers
 from ..data.limits import questions_that_fit, questions_with_latents
 from ..data.loader import LatentDataset
@@ -124,7 +124,7 @@ class AnswerSession:
     @property
     def trained_arm(self) -> str:
         """The name of the arm that the run was trained on."""
-        return self.config.get("arm", "rollout")
+        return arm_of_run(self.config).name
 
     def read_questions(self) -> tuple[Question, ...]:
         """All questions of the file; where it states no split, some are held out, as in the training.

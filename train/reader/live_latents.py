@@ -66,6 +66,6 @@ def _several_futures(world: WorldModel, recipe: Recipe, images: Tensor, keys: Se
             f"latents of kind samples hold {recipe.draws} futures, {recipe.rollout_steps} steps in all, and {steps} "
             "are asked for. Ask for fewer"
         )
-    needed = math.ceil(steps / (recipe.rollout_steps // recipe.draws))
+    needed = math.ceil(steps / recipe.steps_of_a_draw)
     futures = [world.rollout(images, keys, recipe_of_draw(recipe, number)) for number in range(needed)]
     return torch.cat([futures[0][:, :, :1], *(future[:, :, 1:] for future in futures)], dim=2)

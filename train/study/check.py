@@ -35,7 +35,7 @@ def check_study(study: Study, progress: Progress) -> tuple[list[str], dict[str, 
     select_split(everything, TEST, settings.questions)
     first_scenes(train_pool, max(study.labels))
     splits = splits_of(everything)
-    steps = store.recipe.rollout_steps if settings.steps is None else settings.steps
+    steps = store.recipe.rollout_steps if settings.steps is None else settings.steps  # of the arms without a store
     evaluated = {(unit.arm, split, arm) for unit in study.units() for split, arm in study.asked(unit, splits)}
     evaluated |= {(arm, "train", arm) for arm in study.arms}
     stores = {arm: open_store(study.settings_of(arm).store, check_sizes=True) for arm in study.arms}
@@ -46,14 +46,15 @@ def check_study(study: Study, progress: Progress) -> tuple[list[str], dict[str, 
     for trained, split, arm in sorted(evaluated):
         pool = train_pool if split == "train" else select_split(everything, split, settings.questions)
         arm_settings = study.settings_of(trained)
-        own_store = stores[trained]
+        own_store, parsed = stores[trained], study.arm_of(arm) if arm == trained else parse_arm(arm)
+        own_steps = study.arm_of(trained).stored_steps(own_store.recipe)
         arm_keys, _ = open_arm(
-            study.arm_of(arm) if arm == trained else parse_arm(arm),
+            parsed,
             own_store,
             pool,
             pool,
             settings.questions,
-            rollout_steps=own_store.recipe.rollout_steps if arm_settings.steps is None else arm_settings.steps,
+            rollout_steps=own_steps if arm_settings.steps is None else arm_settings.steps,
             futures=arm_settings.futures,
             images=settings.images,
         )
@@ -94,7 +95,7 @@ def world_tokens_of(study: Study, name: str, store: LatentStore) -> int:
     """World tokens of a question in an arm, as its training counts them."""
     settings, arm = study.settings_of(name), study.arm_of(name)
     channels, _, height, width = store.sample_shape
-    steps = arm.steps(store.recipe.rollout_steps if settings.steps is None else settings.steps)
+    steps = arm.steps(arm.stored_steps(store.recipe) if settings.steps is None else settings.steps)
     frames = arm.frames(steps)
     read = 1 + steps if frames is None else len(frames)
     return settings.token_layout().count(read, height, width, channels=channels) if read else 0

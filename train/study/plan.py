@@ -88,8 +88,8 @@ class Study:
         own_settings = {"store": table.store, "futures": table.futures, **table.train}
         own_settings = {field: value for field, value in own_settings.items() if value is not None}
         try:
-            changed = {**self.settings.model_dump(), **own_settings}
-            return TrainConfig.model_validate(changed) if own_settings else self.settings
+            changed = {**self.settings.model_dump(exclude_unset=True), **own_settings, "arm": self.arm_of(name).name}
+            return TrainConfig.model_validate(changed)
         except ValidationError as error:
             raise ConfigError(f"[study.arms.{name}]: {list_problems(error)}") from error
 

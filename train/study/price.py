@@ -33,7 +33,7 @@ def price(study: Study, name: str) -> dict[str, Any]:
     seconds = 0.0 if arm.kind in _FRAME_0 else None if arm.kind == "true" else rollout_seconds(store)
     if table is not None and table.draws is not None and table.draws_store is not None:
         samples = open_store(table.draws_store)
-        steps = samples.recipe.rollout_steps // samples.recipe.draws
+        steps = samples.recipe.steps_of_a_draw
         read = 1 + table.draws * steps
         seconds = rollout_seconds(samples)
         seconds = None if seconds is None else float(f"{seconds * table.draws / samples.recipe.draws:.4g}")

@@ -162,7 +162,8 @@ def _run_unit(study: Study, unit: Unit, splits: list[str], source: Provenance) -
         progress=Progress.keeping(warnings),
     )
     everything = session.read_questions()
-    steps = session.store.recipe.rollout_steps if settings.steps is None else settings.steps
+    stored_steps = study.arm_of(unit.arm).stored_steps(session.store.recipe)
+    steps = stored_steps if settings.steps is None else settings.steps
     started = time.perf_counter()
     answers: dict[str, dict[str, tuple[str, ...]]] = {split: {} for split in splits}
     agreement: dict[str, tuple[float, ...]] = {}

@@ -39,14 +39,27 @@ class TrainData:
         return None if self.images is None else self.images.shards_of(row[0].key for row in self.rows)
 
     def batches(
-        self, order: UpdateOrder, updates: Iterable[int], *, pad_id: int, device: torch.device
+        self,
+        order: UpdateOrder,
+        updates: Iterable[int],
+        *,
+        pad_id: int,
+        device: torch.device,
+        total: int | None = None,
     ) -> Generator[dict[str, Tensor]]:
         """The pieces of some updates on this process, in order, with their latents, which are read ahead.
 
+        Args:
+            total: updates of the whole training; None is no training, and shows each image as in an evaluation.
         A batch is valid until the next one is asked for. Closing the generator ends the threads that read.
         """
         batches = (
-            texts([self.rows[row] for row in order.piece(update, number).rows], pad_id=pad_id, pictures=self.pictures)
+            texts(
+                [self.rows[row] for row in order.piece(update, number).rows],
+                pad_id=pad_id,
+                pictures=self.pictures,
+                update=None if total is None else (update, total),
+            )
             for update in updates
             for number in range(order.pieces_of(update))
         )

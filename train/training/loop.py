@@ -150,7 +150,7 @@ class Loop:
         """Train on; False when a pass of an update did not fit in memory: nothing of that update has happened then."""
         updates = range(self.state.update, self.total)
         data, pad_id = self.training.train_data, self.training.pad_id
-        with closing(data.batches(self.order, updates, pad_id=pad_id, device=self.device)) as batches:
+        with closing(data.batches(self.order, updates, pad_id=pad_id, device=self.device, total=self.total)) as batches:
             for update in updates:
                 counts = self.state.tokens, self.state.supervised
                 if not fits(lambda: self._update(update, batches)):  # noqa: B023 - called at once

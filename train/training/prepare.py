@@ -101,7 +101,7 @@ def prepare(
     if config.shuffle == "blocks":
         progress.say(f"shuffle: {config.shuffle_text()}")
     _open_local_cache(config, store, progress)
-    steps = arm.steps(_check_steps(config, store))
+    steps = arm.steps(_check_steps(config, arm, store))
     _check_pooling(config.token_layout(), store)
     if note := _coarse_tokens(config, store):
         progress.say(note)
@@ -211,7 +211,15 @@ def _open_split(
     )
     questions = first_scenes(pool, labels)
     keys, images = open_arm(
-        arm, store, questions, pool, config.questions, rollout_steps=steps, futures=config.futures, images=folder
+        arm,
+        store,
+        questions,
+        pool,
+        config.questions,
+        rollout_steps=steps,
+        futures=config.futures,
+        images=folder,
+        doubts=config.doubts() if split == "train" else None,
     )
     return SplitData(questions, keys, images)
 
@@ -273,10 +281,10 @@ def _reader_facts(config: TrainConfig, arm: Arm, store: LatentStore, lm: Tokeniz
     )
 
 
-def _check_steps(config: TrainConfig, store: LatentStore) -> int:
+def _check_steps(config: TrainConfig, arm: Arm, store: LatentStore) -> int:
     """K, the rollout steps to read; refuses more than the store, the temporal embedding or the layout allow."""
-    _, latent_frames, height, width = store.sample_shape
-    stored_steps = latent_frames - 1
+    _, _, height, width = store.sample_shape
+    stored_steps = arm.stored_steps(store.recipe)
     steps = stored_steps if config.steps is None else config.steps
     if steps > stored_steps:
         raise ConfigError(
@@ -312,7 +320,7 @@ def _check_pooling(layout: TokenLayout, store: LatentStore) -> None:
         content, instead = "views of one picture", "--pool-steps 1"
         is_mixed = shared > 1
     else:
-        each = recipe.rollout_steps // recipe.draws
+        each = recipe.steps_of_a_draw
         content, instead = f"{recipe.draws} draws of {each} steps", f"--pool-steps 1, or a divisor of {each}"
         is_mixed = recipe.draws > 1 and each % shared != 0
     if is_mixed:

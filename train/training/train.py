@@ -16,7 +16,7 @@ from ...pipeline.files.hashing import digest_of_lines
 from ...pipeline.files.places.place import Place
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore
-from ..config import RunSummary, TrainConfig
+from ..config import TrainConfig
 from ..data.live import LiveLatents, RollOut
 from ..language.adapter_dtype import compute_in_model_dtype
 from ..language.lm import checkpoint_activations, load_language_model
@@ -29,6 +29,7 @@ from ..reader.model import TheWorld
 from ..runs.folder import build_reader, save_run
 from ..runs.meta import METRICS, LMFacts, QuestionFacts, RunMeta, StoreFacts, versions
 from ..runs.partial import TrainingFacts, open_partial, partial_of, read_facts, require_free, run_of
+from ..runs.summary import RunSummary
 from .distributed import Ranks
 from .inputs import TrainData, Training
 from .loop import fit

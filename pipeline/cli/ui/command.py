@@ -108,9 +108,9 @@ class _Answers:
             without = answer_live(self._run, lambda _: first, question, offered, steps=0, image=file, progress=progress)
             yield {"without": _plain(without.answer)}
         yield {"status": "rolling out …"}
-        latents = self._live.roll_out(file)[:, :, : 1 + steps]
+        latents = self._live.roll_out(file)
         if is_rollout:
-            yield from self._frames(latents)
+            yield from self._frames(latents[:, :, : 1 + steps])
         yield {"status": "answering …"}
         full = answer_live(self._run, lambda _: latents, question, offered, steps=steps, image=file, progress=progress)
         yield {"with": _plain(full.answer)}

@@ -203,7 +203,7 @@ class _Choice:
             height, width = (round(side * share / multiple) * multiple for side in (recipe.height, recipe.width))
             if min(height, width) >= _SMALLEST:
                 yield self._with("--size", f"{height}x{width}", {"height": height, "width": width})
-        steps = 0 if "--steps" in changed or recipe.chunk_frames else recipe.rollout_steps // recipe.draws
+        steps = 0 if "--steps" in changed or recipe.chunk_frames else recipe.steps_of_a_draw
         while recipe.traits.is_clip and (steps := steps // 2) >= 1:
             yield self._with("--steps", f"{steps}", {"rollout_steps": steps * recipe.draws})
         for family in () if "--world" in changed else BUILT_IN.values():

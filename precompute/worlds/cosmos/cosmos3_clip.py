@@ -27,7 +27,7 @@ class Clip:
     @classmethod
     def of(cls, recipe: Recipe, *, temporal_stride: int) -> Clip:
         """The clip of one joint diffusion of a recipe: a chunk's, or that of one of its draws."""
-        steps = recipe.chunk_frames - 1 if recipe.chunk_frames else recipe.rollout_steps // recipe.draws * recipe.stride
+        steps = recipe.chunk_frames - 1 if recipe.chunk_frames else recipe.steps_of_a_draw * recipe.stride
         frames = video_frames(steps, temporal_stride=temporal_stride)
         return cls(recipe.height, recipe.width, frames, fps_of(recipe))
 

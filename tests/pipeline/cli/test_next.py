@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from theworld.pipeline.cli.main import app
 from theworld.precompute.media.video_writing import write_video
-from theworld.train.config import RunSummary
+from theworld.train.runs.summary import RunSummary
 
 from ...miniatures.image_store import make_images
 from ...miniatures.lm import SMALL_TRAINING, save_mini_lm, save_mini_store
