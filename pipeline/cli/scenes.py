@@ -61,6 +61,9 @@ def worldlet_build(
     lm_minutes: Annotated[float, typer.Option(help="CPU minutes for the language model.")] = 8.0,
     seed: Annotated[int, typer.Option(help="Seed of scenes and weights.")] = 0,
     start: Annotated[Path | None, typer.Option(help="Start from the weights of a trained world.")] = None,
+    regression: Annotated[
+        bool, typer.Option("--regression", help="Train --start to predict the mean future at once; no language model.")
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -70,10 +73,12 @@ def worldlet_build(
     from ..progress import Progress, print_json, print_lines
 
     progress = Progress.on_stderr(quiet=quiet)
-    build_world(out / "world", minutes=world_minutes, seed=seed, start=start, progress=progress)
-    build_lm(out / "lm", minutes=lm_minutes, seed=seed, progress=progress)
+    build_world(out / "world", minutes=world_minutes, seed=seed, start=start, regression=regression, progress=progress)
+    made, use = {"world": str(out / "world")}, [command("precompute", "--world", out / "world")]
+    if not regression:
+        build_lm(out / "lm", minutes=lm_minutes, seed=seed, progress=progress)
+        made, use = {**made, "lm": str(out / "lm")}, [*use, command("train", "--lm", out / "lm")]
     if as_json:
-        print_json({"world": str(out / "world"), "lm": str(out / "lm")})
+        print_json(made)
         return
-    use = f"{command('precompute', '--world', out / 'world')}; {command('train', '--lm', out / 'lm')}"
-    print_lines(f"use them: {use}")
+    print_lines(f"use {'it' if regression else 'them'}: {'; '.join(use)}")

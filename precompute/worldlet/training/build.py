@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, FlowMatchEulerDiscreteScheduler
 
+from ....pipeline.errors import ConfigError, WorldModelError
+from ....pipeline.files.hub.pretrained import load_pretrained
 from ....pipeline.files.rights import follow_umask
 from ....pipeline.progress import Progress
 from ...worlds.cosmos.predict2 import SIGMA_CONDITIONING, CosmosWorld
@@ -20,7 +22,7 @@ from ...worlds.cosmos.solvers import SIGMA_MAX, SIGMA_MIN
 from ..scenes.physics import FPS, SIZE, VIDEO_FRAMES
 from ..scenes.scenes import FAMILIES, VERSION
 from .clips import CHUNK, clips_of, draw_scenes, load_clips
-from .dynamics import train_dynamics
+from .dynamics import denoising_loss, regression_loss, train_dynamics
 from .encode import encode_chunk, load_latents, measure_statistics
 from .figures import EVALUATIONS, measure_world
 from .vae import train_vae
@@ -95,6 +97,7 @@ def build_world(
     base_dim: int = 8,
     layers: int = 4,
     batch: int = 16,
+    regression: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, object]:
     """Make a worldlet and write it to `out`; returns its card.
@@ -105,27 +108,34 @@ def build_world(
         scratch: clips, latents and training states, a few GB for the default count; `out`'s neighbour
             `<out>.scratch` if not given. A second call with the same folder goes on where the first stopped.
         start: a trained world to begin with, instead of from nothing.
+        regression: predict the future's mean in one evaluation, over the autoencoder of `start`, which stays as it is.
         train_clips: unlabelled; a quarter of them drawn like the scenes of `train`, with another seed than those.
         vae_share: the part of `minutes` the autoencoder gets.
         progress: where a person watches; None is `Progress.to_logger()`.
     """
+    if start is None and regression:
+        raise ConfigError("a regression shares the autoencoder of a trained world: name it with --start")
+    kept_vae = start / "vae" if start is not None and regression else None
     progress = progress or Progress.to_logger()
     scratch = scratch or out.with_name(f"{out.name}.scratch")
     size = min(CHUNK, train_clips)
     chunks = train_clips // size
     began = time.process_time()
-    clips = load_clips(scratch / "clips", "video", min(train_clips, 14 * CHUNK), seed=seed, size=size)
-    vae_s, dynamics_s = 60 * minutes * vae_share, 60 * minutes * (1 - vae_share)
-    vae = train_vae(
-        scratch / "vae",
-        clips,
-        seconds=vae_s,
-        seed=seed,
-        base_dim=base_dim,
-        start=start and start / "vae",
-        progress=progress,
-    )
-    del clips
+    vae_s = 0.0 if regression else 60 * minutes * vae_share
+    dynamics_s = 60 * minutes - vae_s
+    if kept_vae is not None:
+        vae = load_pretrained(AutoencoderKLWan, kept_vae, error=WorldModelError, what="VAE to keep")
+        vae = vae.float().eval()
+    else:
+        vae = train_vae(
+            scratch / "vae",
+            load_clips(scratch / "clips", "video", min(train_clips, 14 * CHUNK), seed=seed, size=size),
+            seconds=vae_s,
+            seed=seed,
+            base_dim=base_dim,
+            start=start and start / "vae",
+            progress=progress,
+        )
     # A quarter shows halves of minimal pairs: their changes lead to layouts that are seldom drawn, and are asked about.
     drawn = [("video", n, seed) for n in range(chunks - chunks // 4)]
     drawn += [("train", n, seed + 1) for n in range(chunks // 4)]
@@ -134,6 +144,8 @@ def build_world(
         for split, n, total in drawn
     ]
     statistics = measure_statistics(files[: max(1, 1440 // size)])
+    if regression:
+        statistics = list(vae.config["latents_mean"]), list(vae.config["latents_std"])
     latents = load_latents(files, *statistics)
     transformer = train_dynamics(
         scratch / "dynamics",
@@ -143,15 +155,20 @@ def build_world(
         layers=layers,
         batch=batch,
         start=start and start / "transformer",
+        loss_of=regression_loss if regression else denoising_loss,
         progress=progress,
     )
     save_world(out, vae, transformer, statistics)
     card = new_card(
         seed=seed, train_clips=chunks * size, cpu_seconds={"vae": round(vae_s), "dynamics": round(dynamics_s)}
     )
+    if regression:
+        card["what"] = "the worldlet's network, trained to predict the future's mean in one evaluation"
+        card["defaults"] = {**DEFAULTS, "denoise_steps": 2}
     world = CosmosWorld.load(out)
+    evaluations = (1,) if regression else (9, *EVALUATIONS)
     card["figures"] = {
-        split: measure_world(world, clips_of(draw_scenes(split, test_scenes)), evaluations=(9, *EVALUATIONS))
+        split: measure_world(world, clips_of(draw_scenes(split, test_scenes)), evaluations=evaluations)
         for split in ("test", "ood")
     }
     write_card(out, card)

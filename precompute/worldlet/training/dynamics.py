@@ -138,12 +138,13 @@ def denoising_loss(model: CosmosTransformer3DModel, clean: Tensor) -> Tensor:
 
 
 def regression_loss(model: CosmosTransformer3DModel, clean: Tensor) -> Tensor:
-    """The same with nothing to denoise, as a floor: the future's mean given frame 0, by one evaluation on zeros.
+    """The same at the first noise level alone, where the input is all but noise: the future's mean given frame 0.
 
-    The engine reads x0 = input - t F there, so F = -x / t.
+    One evaluation of the engine (two denoise steps) then predicts by regression.
     """
-    t = torch.full((len(clean),), SIGMA_MAX / (1 + SIGMA_MAX))
-    return _future_error(model, torch.zeros_like(clean), clean, t, -clean / t[0])
+    t, noise = torch.full((len(clean),), SIGMA_MAX / (1 + SIGMA_MAX)), torch.randn_like(clean)
+    mix = t[:, None, None, None, None]
+    return _future_error(model, (1 - mix) * clean + mix * noise, clean, t, noise - clean)
 
 
 def _future_error(model: CosmosTransformer3DModel, noised: Tensor, clean: Tensor, t: Tensor, wanted: Tensor) -> Tensor:

@@ -50,16 +50,6 @@ def roll_out(world: CosmosWorld, clips: Clips, *, denoise_steps: int = 10, seed:
     return torch.cat([world.rollout(pixels[n : n + _BATCH], keys[n : n + _BATCH], recipe) for n in batches])
 
 
-@torch.no_grad()
-def regress(world: CosmosWorld, clips: Clips) -> Tensor:
-    """What a world trained by `regression_loss` expects: one evaluation on zeros, standardised latents."""
-    first = torch.cat([world.encode(part) for part in first_frames(clips)[0].split(_BATCH)])
-    parts = [
-        world.denoise(f, torch.zeros(len(f), f.shape[1], 9, *f.shape[3:]), denoise_steps=2) for f in first.split(8)
-    ]
-    return torch.cat(parts)
-
-
 def decode_clips(world: CosmosWorld, standardised: Tensor) -> Video:
     """Pictures (N, frames, 64, 64, 3) in 0 to 1 of standardised latents."""
     videos = [world.decode(part).permute(0, 2, 3, 4, 1) for part in standardised.split(_BATCH)]
@@ -146,7 +136,7 @@ def measure_world(
     """All figures of a world on unseen clips.
 
     Args:
-        regression: the floor: the same network trained to regress, over the same autoencoder.
+        regression: the floor: the same network trained by `regression_loss`, over the same autoencoder.
         evaluations: forward passes per rollout; the first are described in full, all by their outcomes.
         sheet: gets true clips above predicted ones, every fourth frame, 30 scenes.
     """
@@ -165,7 +155,7 @@ def measure_world(
         },
     }
     if regression is not None:
-        figures["regression"] = _measure(regress(regression, clips), true, world, clips)[0]
+        figures["regression"] = _measure(roll_out(regression, clips, denoise_steps=2, seed=seed), true, world, clips)[0]
     rollouts: dict[str, Any] = {}
     for count in evaluations:
         rolled = roll_out(world, clips, denoise_steps=count + 1, seed=seed)

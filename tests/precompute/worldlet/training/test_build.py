@@ -11,6 +11,7 @@ from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, FlowMatchEuler
 from PIL import Image
 
 import theworld.precompute.worldlet
+from theworld.pipeline.errors import ConfigError
 from theworld.precompute.worldlet.training.build import build_world
 from theworld.precompute.worldlet.training.clips import Clips, clips_of, draw_scenes, load_chunk
 from theworld.precompute.worldlet.training.dynamics import lean_forward, network_input, new_transformer
@@ -139,6 +140,24 @@ def test_the_stock_pipeline_runs_the_shipped_world_as_our_figures_do(
     first = world.encode(first_frames(unseen)[0][:1])
     ours = world.denoise(first, noise, denoise_steps=10)
     torch.testing.assert_close(stock, ours, atol=1e-5, rtol=1e-5)
+
+
+def test_a_regression_keeps_the_autoencoder_and_predicts_in_one_evaluation(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="name it with --start"):
+        build_world(tmp_path / "none", minutes=0.01, regression=True)
+    sizes = {"minutes": 0.02, "train_clips": 8, "test_scenes": 4, "batch": 2}
+    card = build_world(tmp_path / "mean", start=WEIGHTS, regression=True, **sizes)  # type: ignore[arg-type]
+    vae, transformer = (
+        Path("vae/diffusion_pytorch_model.safetensors"),
+        "transformer/diffusion_pytorch_model.safetensors",
+    )
+    assert (tmp_path / "mean" / vae).read_bytes() == (WEIGHTS / vae).read_bytes()
+    assert (tmp_path / "mean" / transformer).read_bytes() != (WEIGHTS / transformer).read_bytes()
+    configs = [json.loads((folder / "vae" / "config.json").read_text()) for folder in (tmp_path / "mean", WEIGHTS)]
+    assert configs[0]["latents_mean"] == configs[1]["latents_mean"]
+    figures = card["figures"]["test"]  # type: ignore[index]
+    assert figures["evaluations"]["1"]["latent_mse"] < figures["copy_frame_0"]["latent_mse"]
+    assert resolve_world(str(tmp_path / "mean")).card.denoise_steps == 2
 
 
 @pytest.mark.slow
