@@ -42,10 +42,8 @@ evidence: $(VENV)/.installed  ## the controlled comparison of docs/benchmark.md;
 	    --questions $(BENCH)/questions.jsonl --config configs/benchmark.toml \
 	    --labels 250,400,1000,4000 --curve steps0,rollout,true --seeds 5 --out evidence
 
-# the world that predicts by regression: make evidence2-stores evidence2 REGRESSION=FOLDER; without one its arm is left out
 BENCH2 := bench2
-comma := ,
-ARMS2 := frozen,noise,shuffled,one,rollout,hidden16,hidden64,draws$(if $(REGRESSION),$(comma)regression),true
+ARMS2 := frozen,noise,shuffled,one,rollout,hidden16,hidden64,draws,doubt,regression,true
 ROLL2 = $(BIN)/theworld precompute $(BENCH2)/images --steps 8
 
 evidence2-stores: $(VENV)/.installed  ## the stores of the second study, configs/study2.toml; a second call makes what is missing
@@ -54,8 +52,9 @@ evidence2-stores: $(VENV)/.installed  ## the stores of the second study, configs
 	$(ROLL2) --denoise-steps 2 --cache $(BENCH2)/one
 	$(ROLL2) --kind hidden --hidden-width 16 --cache $(BENCH2)/hidden16
 	$(ROLL2) --kind hidden --hidden-width 64 --cache $(BENCH2)/hidden64
-	$(BIN)/theworld precompute '$(BENCH2)/images/test-*.png' --steps 8 --kind samples --draws 8 --cache $(BENCH2)/draws
-	$(if $(REGRESSION),$(ROLL2) --denoise-steps 2 --world $(REGRESSION) --cache $(BENCH2)/regression)
+	$(ROLL2) --kind samples --draws 8 --cache $(BENCH2)/draws
+	$(BIN)/theworld worldlet build $(BENCH2)/mean --regression --world-minutes 18
+	$(ROLL2) --denoise-steps 2 --world $(BENCH2)/mean/world --cache $(BENCH2)/regression
 	$(BIN)/theworld precompute $(BENCH2)/futures --kind frames --steps 8 --cache $(BENCH2)/true
 
 evidence2: $(VENV)/.installed  ## the second study, docs/hypotheses2.md; a day or more on two cores, goes on where it stopped

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from theworld.pipeline.config import read_table
@@ -14,7 +15,7 @@ from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.store.folder import create_store, open_store
 from theworld.train.config import TrainConfig
 from theworld.train.study.arms import StudyTable, parse_study_table, shown_of
-from theworld.train.study.findings import find
+from theworld.train.study.findings import find, share_needed
 from theworld.train.study.plan import Study
 from theworld.train.study.report import write_report
 from theworld.train.study.run import run_study
@@ -25,6 +26,8 @@ from ..miniatures.study import place_of, save_mini_draws, save_mini_study
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SCENES = 16
+OUTCOMES = {f"test-{number}": number % 4 != 0 for number in range(8, SCENES)}
+"""As the mini study makes its rollouts."""
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,7 @@ def table(place: Path, **changes: Any) -> StudyTable:
         "S2": {"claim": "not_worse", "arm": "draws", "than": "rollout", "margin": 0.5},
         "S3": {"claim": "equivalent", "arm": "better", "than": "rollout", "type": "static", "margin": 0.9},
         "S4": {"claim": "better", "arm": "true", "than": "rollout"},
+        "S5": {"claim": "not_worse", "arm": "better", "than": "still", "margin": 0.9, "ends": "wrong"},
     }
     return StudyTable.model_validate({"world_tokens": 24, "arms": arms, "hypotheses": hypotheses, **changes})
 
@@ -77,8 +81,9 @@ def study(place: Path, out: Path, **changes: Any) -> Study:
 def results(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("evidence2")
     plan = study(place, out)
-    findings = find(plan, run_study(plan, jobs=1))
+    findings = find(plan, run_study(plan, jobs=1), outcomes=OUTCOMES)
     page = write_report(findings, out).read_text()
+    assert "to do as well as frozen" not in page, "there is no arm of this name"
     assert "Accuracy against cost" in page
     assert "Abstention by agreement of draws" in page
     return {**findings.results, "out": out}
@@ -113,13 +118,31 @@ def test_bytes_and_seconds_count_what_an_arm_reads(results: dict[str, Any]) -> N
 
 def test_a_study_is_judged_on_the_hypotheses_it_states(results: dict[str, Any]) -> None:
     verdicts = {name: h["verdict"] for name, h in results["hypotheses"].items()}
-    assert verdicts.keys() == {"S1", "S2", "S3", "S4"}
+    assert verdicts.keys() == {"S1", "S2", "S3", "S4", "S5"}
     assert verdicts["S4"] == "not tested"
     assert "no arm true" in results["hypotheses"]["S4"]["why"]
     assert results["hypotheses"]["S1"]["claim"] == "temporal: better > rollout"
     assert results["hypotheses"]["S2"]["claim"] == "temporal: draws > rollout - 50 points"
     assert results["hypotheses"]["S2"]["p_holm"] >= results["hypotheses"]["S2"]["p"]
     assert verdicts["S3"] == "supported"
+
+
+def test_a_hypothesis_may_be_about_the_scenes_whose_rollout_ends_wrong(place: Path, results: dict[str, Any]) -> None:
+    found = results["hypotheses"]["S5"]
+    assert found["claim"] == "temporal, rollout ends wrong: better > still - 90 points"
+    gain = results["by_outcome"]["wrong"]["better"]["value"] - results["by_outcome"]["wrong"]["still"]["value"]
+    assert found["figures"]["gain"]["value"] == pytest.approx(gain)
+    assert results["by_outcome"]["wrong"]["questions"] == 2
+    plan = study(place, results["out"])
+    unknown = find(plan, run_study(plan, jobs=1))
+    assert unknown.results["hypotheses"]["S5"]["why"] == "no --outcomes were given"
+    with pytest.raises(ValueError, match="ends is about how rollouts end"):
+        table(place, hypotheses={"S": {"claim": "better", "arm": "a", "than": "b", "type": "static", "ends": "wrong"}})
+
+
+def test_how_often_rollouts_must_end_right_weighs_what_they_gain_against_what_they_cost() -> None:
+    right, wrong = np.array([0.4, 0.4, -0.1, 0.2, -0.1, 0.0]), np.array([-0.1, 0.1, -0.1, -0.2, 0.3, 0.0])
+    assert share_needed(right, wrong).tolist() == pytest.approx([0.2, 0.0, np.inf, 0.5, 0.0, 0.0])
 
 
 def test_an_arm_that_became_another_is_trained_again_and_the_others_are_kept(
@@ -155,7 +178,7 @@ def test_answers_taken_elsewhere_make_the_same_page_without_training(
     shutil.copytree(results["out"] / "units", tmp_path / "evidence2" / "units")
     before = stamps_of(tmp_path / "evidence2")
     plan = study(place, tmp_path / "evidence2")
-    findings = find(plan, run_study(plan, jobs=1))
+    findings = find(plan, run_study(plan, jobs=1), outcomes=OUTCOMES)
     assert changed(before, tmp_path / "evidence2") == set()
     ours = json.loads(findings.to_json())
     assert {name for name in ours if ours[name] != json.loads(json.dumps(results[name]))} <= {"created"}

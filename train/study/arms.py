@@ -15,6 +15,7 @@ draws_store = "bench2/draws"     # … of a store of kind samples
 claim = "not_worse"              # better, equivalent, not_worse
 arm = "one"
 than = "rollout"
+ends = "wrong"                   # of the temporal questions, those whose rollout ends wrong; or right
 """
 
 from __future__ import annotations
@@ -85,14 +86,23 @@ class HypothesisTable(_Table):
     than: str
     type: Literal["temporal", "static"] = "temporal"
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.03
+    ends: Literal["right", "wrong"] | None = None
+    """Only scenes whose rollout, of the study's own store, ends as the true scene does, or otherwise."""
+
+    @model_validator(mode="after")
+    def _ends_of_temporal(self) -> HypothesisTable:
+        if self.ends is not None and self.type != "temporal":
+            raise ValueError("ends is about how rollouts end, and so about temporal questions: leave out one of them")
+        return self
 
     def text(self) -> str:
         """The claim in one line."""
         points = f"{100 * self.margin:g} points"
+        questions = self.type if self.ends is None else f"{self.type}, rollout ends {self.ends}"
         return {
-            "better": f"{self.type}: {self.arm} > {self.than}",
-            "equivalent": f"{self.type}: |{self.arm} - {self.than}| < {points}",
-            "not_worse": f"{self.type}: {self.arm} > {self.than} - {points}",
+            "better": f"{questions}: {self.arm} > {self.than}",
+            "equivalent": f"{questions}: |{self.arm} - {self.than}| < {points}",
+            "not_worse": f"{questions}: {self.arm} > {self.than} - {points}",
         }[self.claim]
 
 

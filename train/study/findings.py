@@ -22,10 +22,10 @@ from ...pipeline.files.plain import read_json
 from ...pipeline.store.folder import open_store
 from ..data.arms import future_is_right, parse_arm
 from ..evaluation.metrics import minimal_pairs
-from ..evaluation.statistics import paired_p_value, wilson
+from ..evaluation.statistics import Floats, paired_p_value, wilson
 from ..pages.intervals import as_share
 from ..questions.record import Question, resolve_keys
-from .answers import Answers, Mean, Split
+from .answers import Answers, Mean, QuestionMask, Split
 from .folder import UnitAnswers
 from .hypotheses import judge
 from .plan import TEST, Study
@@ -253,7 +253,8 @@ def crossing(curve: Sequence[tuple[float, float]], level: float) -> float | None
 
 
 def _by_outcome(answers: Answers, outcomes: Mapping[str, bool]) -> dict[str, Any]:
-    """Accuracy on temporal questions whose rollout ends correctly, and on those whose rollout ends wrongly."""
+    """Accuracy on temporal questions whose rollout ends correctly, and on those whose rollout ends wrongly; and how
+    often it would have to end correctly for an arm to do as well as `frozen`, or else `steps0`."""
     split, primary = answers.splits[TEST], answers.study.primary
     by_outcome: dict[str, Any] = {}
     for name, ends_right in (("right", True), ("wrong", False)):
@@ -262,4 +263,31 @@ def _by_outcome(answers: Answers, outcomes: Mapping[str, bool]) -> dict[str, Any
         if mask.any():
             for arm in answers.study.arms:
                 by_outcome[name][arm] = answers.mean(arm, primary, mask).to_json()
+    baseline = next((arm for arm in ("frozen", "steps0") if arm in answers.study.arms), None)
+    masks = [split.ends(outcomes, ends_right) for ends_right in (True, False)]
+    if baseline is not None and all(mask.any() for mask in masks):
+        against = {arm: _needed_share(answers, arm, baseline, masks) for arm in answers.study.arms if arm != baseline}
+        by_outcome["needed"] = {"against": baseline, "share": against}
     return by_outcome
+
+
+def _needed_share(answers: Answers, arm: str, baseline: str, masks: Sequence[QuestionMask]) -> dict[str, Any]:
+    primary = answers.study.primary
+    right, wrong = (answers.mean(arm, primary, mask) - answers.mean(baseline, primary, mask) for mask in masks)
+    replicates = share_needed(right.replicates, wrong.replicates)
+    low, high = np.quantile(replicates[~np.isnan(replicates)], [0.025, 0.975], method="inverted_cdf")
+    shares = {"value": float(share_needed(np.array(right.value), np.array(wrong.value))), "low": low, "high": high}
+    return {name: float(share) if np.isfinite(share) else None for name, share in shares.items()}
+
+
+def share_needed(gain_right: Floats, gain_wrong: Floats) -> Floats:
+    """The least share p of rollouts that must end correctly for p right + (1 - p) wrong = 0: 0 where wrong ones gain,
+    too, inf where right ones gain nothing either.
+
+    Args:
+        gain_right, gain_wrong: over a baseline, where rollouts end correctly and where they do not.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        needed = -gain_wrong / (gain_right - gain_wrong)
+    needed = np.where(gain_wrong >= 0, 0.0, needed)
+    return np.where((gain_wrong < 0) & (gain_right <= 0), np.inf, needed)

@@ -39,7 +39,7 @@ ALPHA = 0.05
 
 def judge(answers: Answers, outcomes: Mapping[str, bool] | None) -> dict[str, Any]:
     """A verdict on each: supported, not supported, undecided, or not tested; p-values with Holm's adjustment."""
-    tests = _stated(answers) or _built_in(answers, outcomes)
+    tests = _stated(answers, outcomes) or _built_in(answers, outcomes)
     verdicts: dict[str, _Verdict] = {}
     for name, (_, arms, kinds, test) in tests.items():
         absent = [f"arm {arm}" for arm in arms if not answers.has(arm, answers.study.primary)]
@@ -64,16 +64,24 @@ _Tests = dict[str, tuple[str, tuple[str, ...], tuple[str, ...], Callable[[], "_V
 """By name: the claim, the arms and the question types it needs, and the test."""
 
 
-def _stated(answers: Answers) -> _Tests:
+def _stated(answers: Answers, outcomes: Mapping[str, bool] | None) -> _Tests:
     """The hypotheses that the study's file states."""
     return {
-        name: (table.text(), (table.arm, table.than), (table.type,), partial(_judge_stated, answers, table))
+        name: (table.text(), (table.arm, table.than), (table.type,), partial(_judge_stated, answers, table, outcomes))
         for name, table in answers.study.table.hypotheses.items()
     }
 
 
-def _judge_stated(answers: Answers, table: HypothesisTable) -> _Verdict:
-    gain = _gain(answers, table.type, table.arm, table.than)
+def _judge_stated(answers: Answers, table: HypothesisTable, outcomes: Mapping[str, bool] | None) -> _Verdict:
+    split, primary = answers.splits[TEST], answers.study.primary
+    mask = split.mask(type=table.type)
+    if table.ends is not None:
+        if not outcomes:
+            return _Verdict({}, math.nan, False, _without_outcomes(outcomes))
+        mask = split.ends(outcomes, table.ends == "right")
+        if not mask.any():
+            return _Verdict({}, math.nan, False, f"no rollout of the test split ends {table.ends}")
+    gain = answers.mean(table.arm, primary, mask) - answers.mean(table.than, primary, mask)
     figures: dict[str, Any] = {"gain": gain.to_json()}
     if table.claim == "better":
         return _Verdict(figures, *_greater(gain), gain.points())
@@ -213,10 +221,13 @@ def _labels(value: float, counts: Sequence[int]) -> str:
     return f"with {counts[0]} labels or fewer" if value <= counts[0] else f"with about {value:.0f} labels"
 
 
+def _without_outcomes(outcomes: Mapping[str, bool] | None) -> str:
+    return "no --outcomes were given" if outcomes is None else "--outcomes names no scene of the test split"
+
+
 def _h6(answers: Answers, outcomes: Mapping[str, bool] | None) -> _Verdict:
     if not outcomes:
-        why = "no --outcomes were given" if outcomes is None else "--outcomes names no scene of the test split"
-        return _Verdict({}, math.nan, False, why)
+        return _Verdict({}, math.nan, False, _without_outcomes(outcomes))
     split, primary = answers.splits[TEST], answers.study.primary
     gains: list[Mean] = []
     for ends_right in (True, False):

@@ -241,7 +241,22 @@ def _losses(results: Results) -> Html:
         ]
         parts.append(paragraph("Temporal questions, by whether the rollout ends as the true scene does:"))
         parts.append(table(["arm", *heads], rows))
+        if needed := by_outcome.get("needed"):
+            parts.append(
+                paragraph(
+                    f"Share of an arm's scenes whose rollout must end correctly, to do as well as {needed['against']}:"
+                )
+            )
+            parts.append(
+                table(["arm", "share needed"], [[arm, _needed(share)] for arm, share in needed["share"].items()])
+            )
     return together(parts)
+
+
+def _needed(share: Mapping[str, float | None]) -> str:
+    """A share with its interval; None is more than all."""
+    value, low, high = ("never" if share[name] is None else f"{share[name]:.0%}" for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 _STRIP = """<figure><figcaption>{{ caption }}</figcaption>\

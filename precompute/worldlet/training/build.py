@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, FlowMatchEulerDiscreteScheduler
 
-from ....pipeline.errors import ConfigError, WorldModelError
+from ....pipeline.errors import WorldModelError
 from ....pipeline.files.hub.pretrained import load_pretrained
 from ....pipeline.files.rights import follow_umask
 from ....pipeline.progress import Progress
+from ...worlds.builtin import WEIGHTS
 from ...worlds.cosmos.predict2 import SIGMA_CONDITIONING, CosmosWorld
 from ...worlds.cosmos.solvers import SIGMA_MAX, SIGMA_MIN
 from ..scenes.physics import FPS, SIZE, VIDEO_FRAMES
@@ -108,13 +109,13 @@ def build_world(
         scratch: clips, latents and training states, a few GB for the default count; `out`'s neighbour
             `<out>.scratch` if not given. A second call with the same folder goes on where the first stopped.
         start: a trained world to begin with, instead of from nothing.
-        regression: predict the future's mean in one evaluation, over the autoencoder of `start`, which stays as it is.
+        regression: predict the future's mean in one evaluation, over the autoencoder of `start`, which stays as it is;
+            by default that of the embedded world.
         train_clips: unlabelled; a quarter of them drawn like the scenes of `train`, with another seed than those.
         vae_share: the part of `minutes` the autoencoder gets.
         progress: where a person watches; None is `Progress.to_logger()`.
     """
-    if start is None and regression:
-        raise ConfigError("a regression shares the autoencoder of a trained world: name it with --start")
+    start = WEIGHTS if start is None and regression else start
     kept_vae = start / "vae" if start is not None and regression else None
     progress = progress or Progress.to_logger()
     scratch = scratch or out.with_name(f"{out.name}.scratch")
