@@ -62,7 +62,8 @@ def worldlet_build(
     seed: Annotated[int, typer.Option(help="Seed of scenes and weights.")] = 0,
     start: Annotated[Path | None, typer.Option(help="Start from the weights of a trained world.")] = None,
     regression: Annotated[
-        bool, typer.Option("--regression", help="Train --start, or the embedded world, to predict the mean future at once; no language model.")
+        bool,
+        typer.Option("--regression", help="Train --start (or the embedded world) to predict the mean future; no LM."),
     ] = False,
     quiet: Quiet = False,
     as_json: Json = False,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -257,11 +258,14 @@ def test_an_arm_without_a_table_must_be_a_built_in_one(place: Path, tmp_path: Pa
 
 def test_the_file_of_the_second_study_states_its_arms_at_equal_tokens_and_its_hypotheses() -> None:
     stated = parse_study_table(read_table(CONFIGS / "study2.toml", "study"), where="study2.toml")
-    assert {"one", "rollout", "hidden16", "hidden64", "draws", "regression", "frozen", "noise", "shuffled", "true"} == (
-        stated.arms.keys()
-    )
+    names = "frozen noise shuffled one rollout hidden16 hidden64 draws doubt regression true"
+    assert stated.arms.keys() == set(names.split())
     assert stated.world_tokens == 36
     assert shown_of("one", stated.arms["one"]) == "rollout"
+    assert shown_of("doubt", stated.arms["doubt"]) == "doubt"
+    made = re.search(r"^ARMS2 := (.*)$", (CONFIGS.parent / "Makefile").read_text(), re.MULTILINE)
+    assert made is not None
+    assert made[1].split(",") == names.split(), "make evidence2 runs other arms"
     page = (CONFIGS.parent / "docs" / "hypotheses2.md").read_text()
     assert all(f"**{name}**" in page for name in stated.hypotheses)
     assert all(name in stated.arms for h in stated.hypotheses.values() for name in (h.arm, h.than))
