@@ -15,11 +15,14 @@ from theworld.pipeline.errors import ConfigError, StoreMismatchError
 from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.store.folder import create_store, open_store
 from theworld.train.config import TrainConfig
+from theworld.train.study import run
 from theworld.train.study.arms import StudyTable, parse_study_table, shown_of
 from theworld.train.study.findings import find, share_needed
+from theworld.train.study.folder import write_json
 from theworld.train.study.plan import Study
 from theworld.train.study.report import write_report
 from theworld.train.study.run import run_study
+from theworld.train.training.train import train
 
 from ..command_line import theworld
 from ..miniatures.lm import RECIPE, SMALL_TRAINING, SPEC, blob_latents, save_mini_lm
@@ -108,6 +111,33 @@ def test_an_arm_of_draws_averages_them_and_its_curve_is_in_the_results(results: 
     assert set(unit["agreement"]["test"]) <= {1 / 3, 2 / 3, 1.0}
     assert results["abstention"].keys() == {"draws"}
     assert [point["coverage"] for point in results["abstention"]["draws"]][-1] == 1.0
+
+
+def test_arms_that_train_alike_share_a_training_also_after_a_kill_between_their_answers(
+    place: Path, results: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+    monkeypatch.setattr(run, "train", lambda config, **how: (trained.append(config.store.name), train(config, **how)))
+
+    class Killed(BaseException):
+        pass
+
+    def kill_after_first(file: Path, text: str) -> None:
+        write_json(file, text)
+        raise Killed
+
+    plan = study(place, tmp_path / "out", arms=("rollout", "draws"))
+    monkeypatch.setattr(run, "write_json", kill_after_first)
+    with pytest.raises(Killed):
+        run_study(plan, jobs=1)
+    assert (trained, list(stamps_of(plan.out))) == (["rollouts"], ["rollout-labels8-seed0.json"])
+    monkeypatch.setattr(run, "write_json", write_json)
+    units = run_study(plan, jobs=1)
+    assert trained == ["rollouts"] * 2, "one training of each seed"
+    assert list((plan.out / "runs").iterdir()) == []
+    for unit in units:
+        alone = json.loads((results["out"] / "units" / f"{unit.arm}-labels8-seed{unit.seed}.json").read_text())
+        assert unit.model_dump(mode="json")["answers"]["test"][unit.arm] == alone["answers"]["test"][unit.arm]
 
 
 def test_bytes_and_seconds_count_what_an_arm_reads(results: dict[str, Any]) -> None:

@@ -87,6 +87,13 @@ class Provenance(BaseModel):
         """SHA-256 of all of it."""
         return digest_of_lines([self.model_dump_json()])
 
+    def training_digest(self) -> str:
+        """SHA-256 of what its training depends on: not of the draws that answer, nor of futures that it never shows."""
+        unseen: dict[str, Any] = {"draws": None, "draws_store": None}
+        if not self.shows.startswith("true"):
+            unseen["futures"] = None
+        return self.model_copy(update=unseen).digest()
+
     def _plain(self) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for name, value in self.model_dump(mode="json", exclude={"settings"}).items():

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -76,8 +77,11 @@ def run_study(study: Study, *, jobs: int | None = None, progress: Progress | Non
         if len(todo) < len(study.units()):
             progress.say(f"{len(study.units()) - len(todo)} of {len(study.units())} units are there already")
         workers = min(jobs or _default_jobs(study), max(1, len(todo)))
+        groups = _alike(todo)
+        if len(groups) < len(todo):
+            progress.say(f"{len(todo)} units need {len(groups)} trainings: some arms train alike")
         with progress.bar("evidence", total=len(todo), unit="units") as bar:
-            for unit in _work(study, todo, splits, workers):
+            for unit in _work(study, groups, splits, workers):
                 for warning in unit.warnings:
                     progress.warn(warning)
                 bar.advance(1, note=f"{unit.name}, loss {unit.loss:.3f}, {unit.seconds:.0f} s")
@@ -92,13 +96,25 @@ class _Done:
     warnings: list[str]
 
 
-def _work(study: Study, todo: Sequence[tuple[Unit, Provenance]], splits: list[str], workers: int) -> Iterator[_Done]:
+_Group = list[tuple[Unit, Provenance]]
+"""Units that one training answers, with what each comes from."""
+
+
+def _alike(todo: _Group) -> list[_Group]:
+    """The units by their training, in the order of the first of each."""
+    groups: dict[tuple[int, int, str], _Group] = {}
+    for unit, source in todo:
+        groups.setdefault((unit.labels, unit.seed, source.training_digest()), []).append((unit, source))
+    return list(groups.values())
+
+
+def _work(study: Study, groups: Sequence[_Group], splits: list[str], workers: int) -> Iterator[_Done]:
     if workers == 1:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in its own process: more threads would change the last bits
         try:
-            for unit, source in todo:
-                yield _run_unit(study, unit, splits, source)
+            for group in groups:
+                yield from _run_group(study, group, splits)
         except KeyboardInterrupt as stop:
             raise _interrupted(study) from stop
         finally:
@@ -107,9 +123,9 @@ def _work(study: Study, todo: Sequence[tuple[Unit, Provenance]], splits: list[st
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         try:
-            waiting = [pool.submit(_run_unit, study, unit, splits, source) for unit, source in todo]
+            waiting = [pool.submit(_run_group, study, group, splits) for group in groups]
             for future in as_completed(waiting):
-                yield future.result()
+                yield from future.result()
         except KeyboardInterrupt as stop:
             pool.shutdown(wait=True, cancel_futures=True)
             raise _interrupted(study) from stop
@@ -134,12 +150,20 @@ def _start_worker() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _run_unit(study: Study, unit: Unit, splits: list[str], source: Provenance) -> _Done:
-    """Train, evaluate, write the answers, remove the run folder."""
+def _run_group(study: Study, group: _Group, splits: list[str]) -> list[_Done]:
+    """Train, evaluate each unit, write its answers, remove the run folder."""
+    first, source = group[0]
+    folder = study.out / "runs" / f"labels{first.labels}-seed{first.seed}-{source.training_digest()[:16]}"
+    done = [_run_unit(study, unit, splits, source, folder) for unit, source in group]
+    shutil.rmtree(folder)
+    return done
+
+
+def _run_unit(study: Study, unit: Unit, splits: list[str], source: Provenance, folder: Path) -> _Done:
+    """Train, if nobody has, evaluate and write the answers."""
     settings = study.settings_of(unit.arm)
-    folder = study.out / "runs" / f"{unit.name}-{source.digest()[:12]}"
     warnings: list[str] = []
-    if not folder.exists():  # else an earlier process trained it and ended before it had answered
+    if not folder.exists():  # else another unit did, or an earlier process that ended before it had answered
         train(
             settings.model_copy(
                 update={
@@ -188,7 +212,6 @@ def _run_unit(study: Study, unit: Unit, splits: list[str], source: Provenance) -
         provenance=source,
     )
     write_json(file_of(study, unit), record.model_dump_json() + "\n")
-    shutil.rmtree(folder)
     return _Done(unit.name, loss[-1]["loss"], metrics["seconds"] + record.answer_seconds, warnings)
 
 
