@@ -15,9 +15,10 @@ from theworld.pipeline.errors import ConfigError, StoreMismatchError
 from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.store.folder import create_store, open_store
 from theworld.train.config import TrainConfig
+from theworld.train.evaluation.abstention import accuracy_by_coverage
 from theworld.train.study import run
 from theworld.train.study.arms import StudyTable, parse_study_table, shown_of
-from theworld.train.study.findings import find, share_needed
+from theworld.train.study.findings import find, score_of, share_needed
 from theworld.train.study.folder import write_json
 from theworld.train.study.plan import Study
 from theworld.train.study.report import write_report
@@ -89,7 +90,7 @@ def results(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     page = write_report(findings, out).read_text()
     assert "to do as well as frozen" not in page, "there is no arm of this name"
     assert "Accuracy against cost" in page
-    assert "Abstention by agreement of draws" in page
+    assert "Abstention: only the most certain questions are answered" in page
     return {**findings.results, "out": out}
 
 
@@ -109,8 +110,23 @@ def test_an_arm_of_draws_averages_them_and_its_curve_is_in_the_results(results: 
     unit = json.loads((results["out"] / "units" / "draws-labels8-seed0.json").read_text())
     assert unit["answers"]["test"].keys() == {"draws"}
     assert set(unit["agreement"]["test"]) <= {1 / 3, 2 / 3, 1.0}
-    assert results["abstention"].keys() == {"draws"}
-    assert [point["coverage"] for point in results["abstention"]["draws"]][-1] == 1.0
+    assert results["abstention"].keys() == {"rollout", "better", "draws", "still"}
+    for arm, points in results["abstention"].items():
+        assert points[-1]["coverage"] == 1.0
+        row = score_of(results, arm=arm, labels=8, type="temporal")
+        assert row is not None
+        assert points[-1]["accuracy"] == pytest.approx(row["value"])
+
+
+def test_without_draws_the_answers_of_the_highest_probability_come_first(results: dict[str, Any]) -> None:
+    unit = json.loads((results["out"] / "units" / "better-labels8-seed0.json").read_text())
+    confidence = unit["confidence"]["test"]
+    assert unit["confidence"].keys() == {"test"}
+    assert all(0.5 <= share <= 1 for share in confidence), "of the likelier of two choices"
+    assert unit["agreement"] == {}
+    assert accuracy_by_coverage([((0.9,), True), ((0.6,), False), ((0.6,), True), ((0.5,), False)])[-6:] == [
+        (0.75, 3, 2 / 3), (0.8, 4, 0.5), (0.85, 4, 0.5), (0.9, 4, 0.5), (0.95, 4, 0.5), (1.0, 4, 0.5)
+    ]  # fmt: skip
 
 
 def test_arms_that_train_alike_share_a_training_also_after_a_kill_between_their_answers(

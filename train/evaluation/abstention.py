@@ -57,26 +57,32 @@ def abstain(predictions: Sequence[Prediction]) -> Abstention | None:
     if not drawn:
         return None
     ordered = sorted(drawn, key=_certainty, reverse=True)
-    right: list[float] = []
-    for _, group in groupby(ordered, key=_certainty):  # of equal certainty none is answered before another
-        tied = [p.correct for p in group]
-        right += [sum(tied) / len(tied)] * len(tied)
-    points: list[CoveragePoint] = []
-    for coverage in COVERAGES:
-        answered = max(1, math.ceil(coverage * len(ordered) - 1e-9))
-        points.append(
-            CoveragePoint(
-                coverage=coverage,
-                questions=answered,
-                accuracy=math.fsum(right[:answered]) / answered,
-                agreement=ordered[answered - 1].agreement or 0.0,
-            )
+    points = [
+        CoveragePoint(
+            coverage=coverage, questions=answered, accuracy=share, agreement=ordered[answered - 1].agreement or 0.0
         )
+        for coverage, answered, share in accuracy_by_coverage([(_certainty(p), p.correct) for p in drawn])
+    ]
     levels = tuple(
         AgreementLevel(agreement=agreement or 0.0, score=accuracy(list(group)))
         for agreement, group in groupby(ordered, key=lambda p: p.agreement)
     )
     return Abstention(questions=len(ordered), points=tuple(points), levels=levels)
+
+
+def accuracy_by_coverage(answers: Sequence[tuple[tuple[float, ...], bool]]) -> list[tuple[float, int, float]]:
+    """Coverage, questions answered and accuracy of each point of a curve.
+
+    Args:
+        answers: how certain each is, and whether it is right.
+    """
+    ordered = sorted(answers, key=lambda answer: answer[0], reverse=True)
+    right: list[float] = []
+    for _, group in groupby(ordered, key=lambda answer: answer[0]):  # of equal certainty none comes before another
+        tied = [is_right for _, is_right in group]
+        right += [sum(tied) / len(tied)] * len(tied)
+    counts = [(coverage, max(1, math.ceil(coverage * len(right) - 1e-9))) for coverage in COVERAGES]
+    return [(coverage, answered, math.fsum(right[:answered]) / answered) for coverage, answered in counts]
 
 
 def abstentions(predictions: Sequence[Prediction]) -> dict[str, Abstention]:

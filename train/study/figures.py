@@ -135,7 +135,7 @@ def _against_cost(results: Results, field: str, label: str) -> Html:
 
 
 def abstention_figure(results: Results) -> Html:
-    """Accuracy against the share of temporal questions answered, of arms with several draws."""
+    """Accuracy against the share of temporal questions answered."""
     curves = [
         Curve(
             arm, [Point(at["coverage"], at["accuracy"]) for at in points], ink=page_color_of(results, arm), dots=False
@@ -145,7 +145,7 @@ def abstention_figure(results: Results) -> Html:
     if not curves:
         return Html("")
     title = "Temporal accuracy against the share of questions answered"
-    label = "coverage: share of questions answered, those of most agreement first"
+    label = "coverage: share of questions answered, the most certain first"
     return plot(title, title, curves, x_label=label, x_name="{:.1f}".format, y_range=None)
 
 

@@ -39,6 +39,9 @@ class UnitAnswers(BaseModel):
     answer_seconds: float
     agreement: dict[str, tuple[float, ...]] = Field(default_factory=dict[str, tuple[float, ...]])
     """By split, of an arm with several draws: the share of draws that agree, one per question."""
+    confidence: dict[str, tuple[float, ...]] = Field(default_factory=dict[str, tuple[float, ...]])
+    """By split, shown what it was trained on: the probability of the answer among its choices, to 3 decimals. Empty
+    where a question has no choices, and in files of earlier versions."""
     provenance: Provenance | None = None
     """What they come from; None in files of earlier versions."""
 

@@ -63,7 +63,7 @@ def _price(results: Results, *, field: str, label: str) -> Figure | None:
 
 
 def _abstention(results: Results) -> Figure | None:
-    """Accuracy against the share of temporal questions answered, of arms with several draws."""
+    """Accuracy against the share of temporal questions answered."""
     curves = results.get("abstention") or {}
     if not curves:
         return None
@@ -72,7 +72,7 @@ def _abstention(results: Results) -> Figure | None:
     for arm, points in curves.items():
         x, y = [point["coverage"] for point in points], [point["accuracy"] for point in points]
         axes.plot(x, y, color=plot_color_of(results, arm), label=arm)
-    axes.set_xlabel("coverage: share of questions answered, those of most agreement first")
+    axes.set_xlabel("coverage: share of questions answered, the most certain first")
     axes.set_ylabel("accuracy, temporal questions")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     tidy(axes)

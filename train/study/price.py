@@ -1,4 +1,4 @@
-"""What an arm costs: world tokens, bytes and rollout seconds of an image; and what abstaining by its draws gains."""
+"""What an arm costs: world tokens, bytes and rollout seconds of an image; and what abstaining gains."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...pipeline.store.folder import open_store
-from ..evaluation.abstention import COVERAGES, abstain
-from ..evaluation.metrics import Prediction
-from ..evaluation.own_words import is_right
+from ..evaluation.abstention import COVERAGES, accuracy_by_coverage
 from ..evaluation.price import rollout_seconds
 from .answers import Answers
 from .folder import UnitAnswers
@@ -41,28 +39,22 @@ def price(study: Study, name: str) -> dict[str, Any]:
 
 
 def abstention_of(answers: Answers, units: Sequence[UnitAnswers]) -> dict[str, Any]:
-    """By arm with several draws: accuracy of temporal questions by coverage, the mean over seeds, primary labels."""
-    questions, primary = answers.splits[TEST].questions, answers.study.primary
+    """By arm: accuracy of temporal questions by coverage, the mean over seeds, primary labels.
+
+    The most certain are answered first: by the agreement of draws, where there are several, then by the probability of
+    the answer. Arms that say neither are left out.
+    """
+    primary, temporal = answers.study.primary, np.flatnonzero(answers.splits[TEST].mask(type="temporal"))
     by_arm: dict[str, list[list[float]]] = {}
     for unit in units:
-        if unit.labels != primary or TEST not in unit.agreement:
+        certainties = [each[TEST] for each in (unit.agreement, unit.confidence) if TEST in each]
+        if unit.labels != primary or not certainties or not len(temporal):
             continue
-        given, agreement = unit.answers[TEST][unit.arm], unit.agreement[TEST]
-        predictions = [
-            Prediction(
-                id=question.id,
-                type=question.type or "",
-                predicted=text,
-                answer=question.answer,
-                correct=is_right(question, text),
-                scene=question.scene_id,
-                agreement=share,
-            )
-            for question, text, share in zip(questions, given, agreement, strict=True)
-            if question.type == "temporal"
-        ]
-        if (curve := abstain(predictions)) is not None:
-            by_arm.setdefault(unit.arm, []).append([point.accuracy for point in curve.points])
+        right = answers.right(unit.arm, primary)[unit.seed]
+        points = accuracy_by_coverage(
+            [(tuple(certainty[n] for certainty in certainties), bool(right[n])) for n in temporal]
+        )
+        by_arm.setdefault(unit.arm, []).append([accuracy for _, _, accuracy in points])
     return {
         arm: [
             {"coverage": coverage, "accuracy": float(value)}

@@ -46,7 +46,7 @@ def page(results: Results, strips: Mapping[str, bytes]) -> str:
         ("Examples of gains and losses", _strips(strips)),
         ("Figures", figures([*arms_figures(results), *learning_figures(results), break_even_figure(results)])),
         ("Accuracy against cost", figures(cost_figures(results))),
-        ("Abstention by agreement of draws", figures([abstention_figure(results)])),
+        ("Abstention: only the most certain questions are answered", figures([abstention_figure(results)])),
         ("Gains and losses by question", figures([gains_figure(results)])),
     ]
     folded = [

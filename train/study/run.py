@@ -191,12 +191,15 @@ def _run_unit(study: Study, unit: Unit, splits: list[str], source: Provenance, f
     started = time.perf_counter()
     answers: dict[str, dict[str, tuple[str, ...]]] = {split: {} for split in splits}
     agreement: dict[str, tuple[float, ...]] = {}
+    confidence: dict[str, tuple[float, ...]] = {}
     for split, name in study.asked(unit, splits):
         questions = select_split(everything, split, settings.questions)
         arm = study.arm_of(name) if name == unit.arm else parse_arm(name)
         opened = session.open_arm(arm, questions, steps=steps)
         responses = _respond(study, unit, session, opened, steps)
         answers[split][name] = tuple(response.text for response in responses)
+        if name == unit.arm and all(response.probabilities for response in responses):
+            confidence[split] = tuple(round(max(response.probabilities), 3) for response in responses)
         if all(response.agreement is not None for response in responses):
             agreement[split] = tuple(response.agreement or 0.0 for response in responses)
     loss = metrics.pop("loss")
@@ -209,6 +212,7 @@ def _run_unit(study: Study, unit: Unit, splits: list[str], source: Provenance, f
         train=metrics,
         answer_seconds=round(time.perf_counter() - started, 3),
         agreement=agreement,
+        confidence=confidence,
         provenance=source,
     )
     write_json(file_of(study, unit), record.model_dump_json() + "\n")
