@@ -202,22 +202,6 @@ def test_the_bits_do_not_depend_on_order_neighbours_shards_or_worker(tmp_path: P
     assert all_latents(report) == reference
 
 
-@pytest.mark.slow
-def test_ray_actors_commit_what_the_worker_in_process_commits(tmp_path: Path, world: Path) -> None:
-    images = make_images(tmp_path / "in", 20)
-    here = run_precompute(config(images, tmp_path / "a", world))
-    old_umask = os.umask(0o022)
-    os.umask(old_umask)
-    ray = run_precompute(config(images, tmp_path / "b", world, in_process=False, workers=2))
-    assert (ray.written, ray.bad) == (20, 0)
-    assert all_latents(ray) == all_latents(here)
-    records = open_store(ray.store).records()
-    assert sorted(key for record in records for key in record.keys) == sorted(open_store(ray.store).keys)
-    rights = {path.stat().st_mode & 0o777 for path in (ray.store / "commits").iterdir()}
-    assert rights == {0o666 & ~old_umask}  # Ray's session is private; the store is not
-    assert not list(Path("/tmp").glob(f"tw-{os.getpid()}-*"))
-
-
 def test_unreadable_and_hostile_inputs_become_ledger_rows_and_the_rest_is_done(tmp_path: Path, world: Path) -> None:
     images = make_images(tmp_path / "in", 3)
     (images / "empty.png").touch()
@@ -457,50 +441,46 @@ def wait_for_records(cache: Path, count: int, process: subprocess.Popen[str]) ->
 
 
 @pytest.mark.slow
-def test_workers_that_are_killed_are_replaced_and_nothing_is_lost(tmp_path: Path, world: Path) -> None:
-    images = make_images(tmp_path / "in", 24)
-    command = [*command_line(images, tmp_path / "cache", world), "--json"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    for records in (2, 5):
-        wait_for_records(tmp_path / "cache", records, process)
-        children = psutil.Process(process.pid).children(recursive=True)
-        next(child for child in children if child.name().startswith("ray::Worker")).kill()
-    said, _ = process.communicate(timeout=patience(300))
-    assert process.returncode == 0
-    report = json.loads(said)
-    assert (report["written"], report["failed"]) == (24, 0)
-    store = open_store(Path(report["store"]))
-    assert len(store) == 24
-    assert store.failures() == []
+def test_a_job_of_ray_that_loses_workers_and_is_cut_twice_commits_what_one_process_commits(
+    tmp_path: Path, world: Path
+) -> None:
+    images, cache = make_images(tmp_path / "in", 40), tmp_path / "cache"
+    command = command_line(images, cache, world)
+    old_umask = os.umask(0o022)
+    os.umask(old_umask)
 
-
-@pytest.mark.slow
-def test_a_run_cut_in_the_middle_resumes_with_each_key_exactly_once(tmp_path: Path, world: Path) -> None:
-    images = make_images(tmp_path / "in", 40)
-    command = command_line(images, tmp_path / "cache", world)
-
-    def cut(number: signal.Signals, records: int) -> tuple[int, str]:
+    def begin(*records: int) -> subprocess.Popen[str]:
+        """Start the job, kill a worker after so many shards each but the last, and wait for that one."""
         process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-        wait_for_records(tmp_path / "cache", records, process)
-        process.send_signal(number)
-        _, said = process.communicate(timeout=patience(120))
-        return process.returncode, said
+        for count in records[:-1]:
+            wait_for_records(cache, count, process)
+            children = psutil.Process(process.pid).children(recursive=True)
+            next(child for child in children if child.name().startswith("ray::Worker")).kill()
+        wait_for_records(cache, records[-1], process)
+        return process
 
-    code, said = cut(signal.SIGTERM, 4)
-    assert code == 75
+    stopped = begin(2, 5, 8)
+    stopped.send_signal(signal.SIGTERM)
+    _, said = stopped.communicate(timeout=patience(120))
+    assert stopped.returncode == 75
     assert "SIGTERM: stopping after the batch in hand; a second one stops it on the spot" in said
     assert "Run the same command again to resume" in said
-    [path] = find_stores(tmp_path / "cache")
-    stopped = len(open_store(path))
-    assert 4 <= stopped < 40
-    cut(signal.SIGKILL, len(open_store(path).records()) + 2)
-    assert stopped < len(open_store(path)) < 40
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=patience(300), check=True)
-    report = json.loads(done.stdout)
+    assert not list(Path("/tmp").glob(f"tw-{stopped.pid}-*")), "the session of its Ray is left"
+    [path] = find_stores(cache)
+    done = len(open_store(path))
+    assert 16 <= done < 40, "not after the batch in hand"
+    killed = begin(len(open_store(path).records()) + 2)
+    killed.kill()
+    killed.communicate(timeout=patience(120))
+    assert done < len(open_store(path)) < 40
+    ended = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=patience(300), check=True)
+    report = json.loads(ended.stdout)
     store = open_store(path)
-    assert len(store) == 40
-    assert report["written"] == 40 - report["done_before"]
+    assert (len(store), store.failures()) == (40, [])
+    assert (report["written"], report["failed"]) == (40 - report["done_before"], 0)
     records = store.records()
-    assert sorted(key for record in records for key in record.keys) == sorted(set(store.keys))
+    assert sorted(key for record in records for key in record.keys) == sorted(store.keys), "a key is there twice"
+    rights = {record.stat().st_mode & 0o777 for record in (path / "commits").iterdir()}
+    assert rights == {0o666 & ~old_umask}  # Ray's session is private; the store is not
     untouched = run_precompute(config(images, tmp_path / "whole", world, denoise_steps=20, batch_size=2))
     assert all_latents(untouched) == {key: store.read([key])[0].tobytes() for key in store.keys}
