@@ -82,7 +82,7 @@ pythons: $(VENV)/bin/python  ## the other Pythons of this machine: pins, syntax,
 faults: $(VENV)/.installed-dev  ## the fault suite's long part: kills, power cuts, errors, flipped bits, races, mutated files
 	FAULT_KILLS=$(KILLS) FAULT_FLIPS=$(FLIPS) FAULT_STATES=$(STATES) FAULT_SEED=$(SEED) FAULT_ERRORS=3 FAULT_RACE=600 \
 	FAULT_GC=400 FAULT_RUNS=1000 FAULT_IMAGES=$(IMAGES) FAULT_WORKER_KILLS=60 FAULT_DRIVER_KILLS=20 FAULT_RAYLET_KILLS=5 \
-	FAULT_TRAININGS=20 FAULT_CACHE_KILLS=300 FAULT_BUCKET_KILLS=1000 FAULT_CUTS=2 FUZZ_INPUTS=$(FUZZ) \
+	FAULT_TRAININGS=20 FAULT_JOB_SIGNALS=4 FAULT_CACHE_KILLS=300 FAULT_BUCKET_KILLS=1000 FAULT_CUTS=2 FUZZ_INPUTS=$(FUZZ) \
 	$(BIN)/python -m pytest tests/faults tests/fuzz
 
 slurm: $(VENV)/.installed-dev  ## configs/slurm*.sh on a real SLURM of two nodes, made of namespaces: Linux, root, slurm-wlm, munge

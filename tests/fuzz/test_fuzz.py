@@ -24,7 +24,7 @@ from .harness import Finding, Tally, draw_input, fuzz, replay, save, shares
 from .readers import Reader, readers
 from .seeds import Case, Seeds
 
-INPUTS = int(os.environ.get("FUZZ_INPUTS", "5000"))
+INPUTS = int(os.environ.get("FUZZ_INPUTS", "2500"))
 ONLY = os.environ.get("FUZZ_READER", "")
 FINDINGS = Path(os.environ.get("FUZZ_FINDINGS", "build/fuzz"))
 REPLAY = os.environ.get("FUZZ_REPLAY", "")
