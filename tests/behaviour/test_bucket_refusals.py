@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from theworld.pipeline.files.places import bucket_clients
+
 from ..command_line import Done, theworld
 from ..miniatures.image_store import make_images
 from ..miniatures.training import lay_out
@@ -145,7 +147,10 @@ def test_a_listing_that_lacks_a_record_is_named_and_not_believed(house: House, c
 
 
 @pytest.mark.parametrize("command", ["info", "export"])
-def test_an_answer_that_is_cut_again_and_again_is_named(house: House, command: str, tmp_path: Path) -> None:
+def test_an_answer_that_is_cut_again_and_again_is_named(
+    house: House, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket_clients, "RETRIES", dict.fromkeys(("many", "few", "one"), (2, 1.0)))
     message = refused(house, command, tmp_path, Faults(cut_after=0))
     assert "does not answer as a bucket does" in message
     assert "then run the same command again" in message

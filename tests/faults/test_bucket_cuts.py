@@ -39,7 +39,7 @@ CACHE = f"s3://{BUCKET}/latents"
 STORE = f"{CACHE}/tiny-{TINY.id[:12]}"
 SAMPLES = 10
 _QUICK_STEP = 13
-"""Without FAULT_CUTS, requests from one cut to the next: a prime, so that rounds of requests are met at other places."""
+"""Without FAULT_CUTS, requests from one cut to the next: a prime, so that rounds are met at other places."""
 OLD_S = 15 * 24 * 3600.0
 
 

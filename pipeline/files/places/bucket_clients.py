@@ -27,6 +27,8 @@ _U = TypeVar("_U")
 Tries = Literal["many", "few", "one"]
 RETRIES: dict[Tries, tuple[int, float]] = {"many": (12, 20.0), "few": (2, 6.0), "one": (0, 6.0)}
 """How often obstore sends a request again, and for how many seconds at most."""
+READ_TIMEOUT_S = 10.0
+"""Without a byte of an answer."""
 _IN_FLIGHT = 64
 """Requests at once, where many are wanted."""
 _used_by: int | None = None
@@ -104,7 +106,7 @@ class BucketClients:
             "allow_http": _allows_http(self._scheme),
         }
         if not upload:  # it would count while a payload is sent
-            client["read_timeout"] = timedelta(seconds=10)
+            client["read_timeout"] = timedelta(seconds=READ_TIMEOUT_S)
         backoff = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=4), "base": 2}
         retries, seconds = RETRIES[tries]
         retry: Any = {"max_retries": retries, "retry_timeout": timedelta(seconds=seconds), "backoff": backoff}

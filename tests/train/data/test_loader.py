@@ -291,19 +291,23 @@ def test_an_interrupt_while_waiting_ends_the_threads(store: LatentStore, monkeyp
     batches = Prefetcher(dataset, lists(), threads=2)
 
     def interrupt(*_: object) -> None:
-        interrupted.set()
-        raise KeyboardInterrupt
+        if not interrupted.is_set():
+            interrupted.set()
+            raise KeyboardInterrupt
 
     def interrupt_once_it_waits() -> None:
         started.wait(patience(20))
-        signal.pthread_kill(main, signal.SIGINT)
+        while not interrupted.wait(0.05):  # one that comes between two instructions of a wait is heard only after it
+            signal.pthread_kill(main, signal.SIGINT)
 
     main = threading.main_thread().ident or 0
     before = signal.signal(signal.SIGINT, interrupt)
     try:
-        threading.Thread(target=interrupt_once_it_waits).start()
+        thread = threading.Thread(target=interrupt_once_it_waits)
+        thread.start()
         with pytest.raises(KeyboardInterrupt):
             next(batches)
+        thread.join()
     finally:
         signal.signal(signal.SIGINT, before)
     assert not readers()

@@ -19,6 +19,7 @@ import pytest
 
 from theworld.pipeline.errors import ConfigError, StoreError
 from theworld.pipeline.files.places import bucket as bucket_module
+from theworld.pipeline.files.places import bucket_clients
 from theworld.pipeline.files.places.bucket import Bucket
 
 from ....faults.harness import in_child
@@ -277,9 +278,14 @@ def test_an_endpoint_that_is_not_there_is_named_within_half_a_minute() -> None:
             Bucket(URL).read("name", 9)
 
 
-@pytest.mark.slow
-def test_an_endpoint_that_takes_requests_and_never_answers_is_named_within_half_a_minute(server: S3Server) -> None:
+def test_an_endpoint_that_takes_requests_and_never_answers_is_named_within_half_a_minute(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.faults.latency_s = 3600
+    monkeypatch.setattr(bucket_clients, "READ_TIMEOUT_S", bucket_clients.READ_TIMEOUT_S / 10)  # and so 3 seconds here
+    retries = {name: (times, seconds / 10) for name, (times, seconds) in bucket_clients.RETRIES.items()}
+    monkeypatch.setattr(bucket_clients, "RETRIES", retries)
+    monkeypatch.setattr(bucket_module, "_FIRST_PATIENCE_S", bucket_module._FIRST_PATIENCE_S / 10)
     asks = (lambda: Bucket(URL).self_test(), lambda: Bucket(URL).read("name", 9))
     with ends_within(35), ThreadPoolExecutor(len(asks)) as pool:
         for asked in [pool.submit(ask) for ask in asks]:

@@ -10,6 +10,7 @@ import pytest
 
 from theworld.pipeline.errors import StoreError
 from theworld.pipeline.files.places import bucket as bucket_module
+from theworld.pipeline.files.places import bucket_clients
 from theworld.pipeline.store.folder import LatentStore, StoreFormat, create_store, open_store
 from theworld.pipeline.store.records import origins_of
 from theworld.pipeline.store.upkeep import whole_shards
@@ -139,6 +140,7 @@ def test_an_upload_that_was_cut_goes_on_where_it_stopped(
     tmp_path: Path, server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bucket_module, "TRIES", 1)
+    monkeypatch.setattr(bucket_clients, "RETRIES", dict.fromkeys(("many", "few", "one"), (0, 1.0)))
     source = make(str(tmp_path / "a"), samples=64)
     there = f"s3://{BUCKET}/b"
     server.faults = Faults(dies_at=60)
