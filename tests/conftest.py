@@ -31,8 +31,13 @@ if "PYTEST_DEBUG_TEMPROOT" not in os.environ and holds_the_tests(SHARED_MEMORY):
     os.environ["PYTEST_DEBUG_TEMPROOT"] = str(SHARED_MEMORY)
 
 import torch
+import typer.main
+import typer.testing
 
 from .permissions import open_folder
+
+# The commands are built once a process, not anew for each that a test runs: half of the time of a small one.
+typer.main.get_command = typer.testing._get_command = cache_calls(typer.main.get_command)  # type: ignore[attr-defined]
 
 torch.set_num_threads(1)
 # The tests are compiled once, not anew at each run, and the package not by each process that a test starts.

@@ -13,6 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated
 
 import typer
@@ -53,6 +54,12 @@ worldlet_app = Commands(help="Train the small models of this package again.", no
 app.add_typer(worldlet_app, name="worldlet", rich_help_panel=_EXPERIMENT)
 
 
+@cache
+def freeze_once() -> None:
+    """Modules live until the end: they are not looked through for garbage again, a quarter of the time of --help."""
+    gc.freeze()
+
+
 _OF_THE_PLACE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
     *(errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG),
@@ -62,8 +69,7 @@ _OF_THE_PLACE = {
 
 def main() -> None:
     """Entry point: our errors, and those of places that cannot be written, become one message and an exit code."""
-    if not gc.get_freeze_count():
-        gc.freeze()  # modules live until the end: not looked through for garbage again, a quarter of the time of --help
+    freeze_once()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn about it
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
         reconfigure(errors="surrogateescape")  # a path that is not UTF-8 goes out as it came in
