@@ -158,7 +158,7 @@ def test_ray_workers_encode_what_can_be_and_the_ledger_keeps_what_cannot(tmp_pat
     buffer = io.BytesIO()
     Image.fromarray(falling(0, 1)[0]).save(buffer, "PNG")
     (videos / "picture.mov").write_bytes(buffer.getvalue())
-    command = ["precompute", videos, "--kind", "frames", "--steps", "2", "--workers", "1", "--shard-size", "2"]
+    command = ["precompute", videos, "--kind", "frames", "--steps", "2", "--workers", "2", "--shard-size", "2"]
     command += ["--dtype", "float32", "--device", "cpu", "--json"]
 
     done = theworld_process(*command, cwd=tmp_path)
