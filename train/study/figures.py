@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...pipeline.messages import format_amount
 from ..pages import intervals
 from ..pages.charts import Bar, Curve, Point, bars, differences, plot
 from ..pages.html import Html
@@ -116,11 +117,11 @@ def break_even_figure(results: Results) -> Html:
 
 def cost_figures(results: Results) -> list[Html]:
     """Temporal accuracy against bytes and rollout seconds of an image; none where fewer than three arms state it."""
-    labels = {"bytes": "bytes read of an image", "rollout_seconds": "rollout seconds of an image"}
-    return [_against_cost(results, field, label) for field, label in labels.items()]
+    costs = (("bytes", "KiB read of an image", 1024), ("rollout_seconds", "rollout seconds of an image", 1))
+    return [_against_cost(results, field, label, unit) for field, label, unit in costs]
 
 
-def _against_cost(results: Results, field: str, label: str) -> Html:
+def _against_cost(results: Results, field: str, label: str, unit: int) -> Html:
     primary = results["study"]["primary"]
     rows = [
         (arm, results["arms"][arm].get(field), score_of(results, arm=arm, labels=primary, type="temporal"))
@@ -129,9 +130,11 @@ def _against_cost(results: Results, field: str, label: str) -> Html:
     points = [(arm, x, row) for arm, x, row in rows if x is not None and row is not None]
     if len({x for _, x, _ in points}) < 3:
         return Html("")
-    curves = [Curve(arm, [_point(x, row)], ink=page_color_of(results, arm), line=False) for arm, x, row in points]
+    curves = [
+        Curve(arm, [_point(x / unit, row)], ink=page_color_of(results, arm), line=False) for arm, x, row in points
+    ]
     title = f"Temporal accuracy against {label}, by arm"
-    return plot(title, title, curves, x_label=label, x_name="{:,.3g}".format, y_range=None)
+    return plot(title, title, curves, x_label=label, x_name=format_amount, y_range=None)
 
 
 def abstention_figure(results: Results) -> Html:
@@ -145,7 +148,7 @@ def abstention_figure(results: Results) -> Html:
     if not curves:
         return Html("")
     title = "Temporal accuracy against the share of questions answered"
-    label = "coverage: share of questions answered, the most certain first"
+    label = "coverage: share answered, the most certain first"
     return plot(title, title, curves, x_label=label, x_name="{:.1f}".format, y_range=None)
 
 
