@@ -299,7 +299,7 @@ def test_workers_follow_the_resources_of_the_nodes() -> None:
 
 TRIED = {
     "a worker dies, or its process runs out of memory": (
-        "faults/test_jobs.py::test_workers_drivers_and_raylets_that_are_killed_lose_and_double_nothing",
+        "faults/test_jobs.py::test_workers_drivers_and_parts_of_ray_that_are_killed_lose_and_double_nothing",
         "faults/test_jobs.py::test_an_input_that_kills_its_worker_is_found_and_no_stale_cluster_is_joined",
         "precompute/job/test_scheduler.py"
         "::test_a_machine_out_of_memory_halves_the_batch_of_every_device_for_this_run_alone",
@@ -319,14 +319,14 @@ TRIED = {
         "behaviour/test_cluster_page.py::test_a_signal_ends_a_job_on_all_nodes_in_order",
     ),
     "the driver is killed (SIGKILL)": (
-        "faults/test_jobs.py::test_workers_drivers_and_raylets_that_are_killed_lose_and_double_nothing",
+        "faults/test_jobs.py::test_workers_drivers_and_parts_of_ray_that_are_killed_lose_and_double_nothing",
         "precompute/job/workers/test_ray_local.py"
         "::test_folders_of_jobs_that_are_gone_are_removed_and_foreign_names_harm_nobody",
         "behaviour/test_cluster_page.py"
         "::test_where_the_driver_is_killed_its_workers_end_on_all_nodes_and_the_same_command_goes_on",
     ),
     "the head or the raylet dies": (
-        "faults/test_jobs.py::test_a_run_without_its_gcs_ends_and_never_hangs",
+        "faults/test_jobs.py::test_workers_drivers_and_parts_of_ray_that_are_killed_lose_and_double_nothing",
         "behaviour/test_cluster_page.py::test_where_the_head_dies_the_job_ends_with_75_and_says_what_to_do",
     ),
     "a node cannot read the files": (
