@@ -28,10 +28,10 @@ from theworld.train.evaluation.results.saved import Evaluation, read_evaluation
 from theworld.train.runs.meta import read_meta
 from theworld.train.training.train import train
 
-from ..miniatures.image_store import make_images, make_store
+from ..miniatures.image_store import make_store
+from ..miniatures.live_run import LiveHouse
 from ..miniatures.lm import PLACES, SMALL_TRAINING, save_mini_lm
 from ..miniatures.study import save_mini_draws, save_mini_study
-from ..miniatures.world_model import save_mini_world
 
 
 @pytest.fixture(scope="module")
@@ -173,25 +173,13 @@ def test_questions_of_equal_certainty_count_as_much_as_one_another() -> None:
     assert abstain([answered(True, 1.0).model_copy(update={"agreement": None})]) is None
 
 
-class Live:
-    """A miniature world, its store, its draws, and a run of two updates."""
+class Live(LiveHouse):
+    """With a store of one future of each picture, and a run on it."""
 
     def __init__(self, folder: Path) -> None:
-        self.world, self.images = save_mini_world(folder / "world"), make_images(folder / "in", 4)
+        super().__init__(folder)
         self.store = make_store(self.images, folder / "cache", self.world)
-        self.samples = make_store(self.images, folder / "samples", self.world, kind="samples", draws=2)
-        save_mini_lm(folder / "lm")
-        lines = [
-            {"id": f"{n}", "image": f"{n:03d}.png", "question": "where will the ball land?", "answer": PLACES[n % 2],
-             "choices": PLACES[:2], "type": "temporal", "split": "train" if n < 2 else "test"}
-            for n in range(4)
-        ]  # fmt: skip
-        questions = self.images / "questions.jsonl"
-        questions.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-        self.run = folder / "run"
-        sizes = {"train_steps": 2, "batch_size": 4, "lora_rank": 2, "patch": 2, "max_world_steps": 4, "device": "cpu"}
-        where = {"store": self.store.path, "questions": questions, "lm": str(folder / "lm"), "out": self.run}
-        train(TrainConfig.model_validate({**sizes, **where}))
+        self.run = self.train(self.store)
 
 
 @pytest.fixture(scope="module")

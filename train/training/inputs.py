@@ -49,9 +49,10 @@ class TrainData:
     ) -> Generator[dict[str, Tensor]]:
         """The pieces of some updates on this process, in order, with their latents, which are read ahead.
 
+        A batch is valid until the next one is asked for. Closing the generator ends the threads that read.
+
         Args:
             total: updates of the whole training; None is no training, and shows each image as in an evaluation.
-        A batch is valid until the next one is asked for. Closing the generator ends the threads that read.
         """
         batches = (
             texts(
