@@ -63,10 +63,10 @@ evidence2: $(VENV)/.installed  ## the second study, docs/hypotheses2.md; a day o
 	    --labels 250,1000,4000 --curve frozen,one,rollout,hidden16,true --seeds 5 --out evidence2
 
 test: $(VENV)/.installed-dev check  ## everything CI runs
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 test-fast: $(VENV)/.installed-dev  ## without the slow ones
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -n 3 --dist loadgroup -m "not slow"
 
 # numbers worth publishing, printed with seed and duration; a smaller part: make faults KILLS=100 FLIPS=1000 STATES=1000 FUZZ=20000
 KILLS ?= 10000

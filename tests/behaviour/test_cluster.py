@@ -137,24 +137,6 @@ def assert_holds(cache: Path, count: int) -> None:
 
 
 @pytest.mark.slow
-def test_two_nodes_do_a_job_with_the_package_that_is_sent_to_them(machines: Machines, tmp_path: Path) -> None:
-    images, cache = make_images(machines.folder / "in", 40), tmp_path / "cache"
-    with fault_job(machines, images, cache) as driver:
-        done = said(driver, 0)
-    assert (done["written"], done["failed"]) == (40, 0)
-    assert_holds(cache, 40)
-    events = [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()]
-    [places] = [event["where"] for event in events if event["event"] == "started"]
-    assert sorted(int(place["raylet"]) for place in places) == sorted(machines.raylets)
-    # each has it from Ray, and neither from this checkout nor from an installed one
-    assert all(str(machines.folder) in place["package"] for place in places), places
-    # the token is in no log, and in no runtime_env
-    logs = [path for path in (machines.folder / "ray").rglob("*") if path.is_file() and path.stat().st_size < 2**24]
-    assert len(logs) > 5
-    assert not [path for path in logs if machines.token.read_bytes() in path.read_bytes()]
-
-
-@pytest.mark.slow
 def test_a_node_that_does_not_see_the_inputs_is_found_before_anything_is_done(
     machines: Machines, tmp_path: Path
 ) -> None:
@@ -200,7 +182,9 @@ def test_nobody_joins_with_a_token_that_is_wrong_missing_or_in_others_sight(
 
 
 @pytest.mark.slow
-def test_a_job_outlives_a_node_of_its_cluster(machines: Machines, tmp_path: Path) -> None:
+def test_two_nodes_do_a_job_with_the_package_that_is_sent_to_them_and_it_outlives_one(
+    machines: Machines, tmp_path: Path
+) -> None:
     """The last one of this cluster: it has one node less afterwards."""
     images, cache = make_images(tmp_path / "in", 400), tmp_path / "cache"
     with fault_job(machines, images, cache) as driver:
@@ -214,9 +198,18 @@ def test_a_job_outlives_a_node_of_its_cluster(machines: Machines, tmp_path: Path
         for process in [raylet, *raylet.children(recursive=True)]:
             process.kill()
         done = said(driver, 0)
-    assert done["written"] == 400
+    assert (done["written"], done["failed"]) == (400, 0)
     assert done["retries"] >= 1
     assert_holds(cache, 400)
+    lines = map(json.loads, events.read_text().splitlines())
+    [places] = [event["where"] for event in lines if event["event"] == "started"]
+    assert sorted(int(place["raylet"]) for place in places) == sorted(machines.raylets)
+    # each has it from Ray, and neither from this checkout nor from an installed one
+    assert all(str(machines.folder) in place["package"] for place in places), places
+    # the token is in no log, and in no runtime_env
+    logs = [path for path in (machines.folder / "ray").rglob("*") if path.is_file() and path.stat().st_size < 2**24]
+    assert len(logs) > 5
+    assert not [path for path in logs if machines.token.read_bytes() in path.read_bytes()]
 
 
 @pytest.mark.slow
@@ -305,7 +298,8 @@ TRIED = {
         "::test_a_machine_out_of_memory_halves_the_batch_of_every_device_for_this_run_alone",
     ),
     "a node dies": (
-        "behaviour/test_cluster.py::test_a_job_outlives_a_node_of_its_cluster",
+        "behaviour/test_cluster.py"
+        "::test_two_nodes_do_a_job_with_the_package_that_is_sent_to_them_and_it_outlives_one",
         "behaviour/test_cluster_page.py::test_a_node_that_dies_is_done_without_and_is_given_work_when_it_is_back",
     ),
     "a node joins late": (
