@@ -67,7 +67,7 @@ def start(folder: Path, log: Path) -> int:
         with Signals().caught():  # as the command does, before it imports torch
             os.write(lines, b'["ready", 0, []]\n')
             run_precompute(config(folder), progress=Progress.silent())
-        code = 0
+            os._exit(0)  # signals are still caught: one that comes now comes too late, and does not kill
     except Interrupted as error:
         code = error.exit_code
     except BaseException:
