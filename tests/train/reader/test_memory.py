@@ -122,7 +122,7 @@ BF16, F32 = torch.bfloat16, torch.float32
     ("config", "layout", "dtype", "attention", "shape", "checkpointing"),
     [
         (GEMMA2_2B, PATCHES, BF16, "flex_attention", (4, 8, 20), True),  # configs/gemma2_2b.toml, on a GPU
-        (GEMMA2_2B, PATCHES, BF16, "eager", (4, 8, 20), True),  # where flex attention cannot be used
+        (shallow(GEMMA2_2B), PATCHES, BF16, "eager", (4, 8, 20), True),  # where flex attention cannot be used
         (shallow(GEMMA2_2B), PATCHES, BF16, "flex_attention", (4, 8, 20), False),
         (shallow(GEMMA2_2B), TokenLayout(name="spatial"), BF16, "flex_attention", (1, 1, 100), False),
         (shallow(GEMMA3_1B), LARGE_PATCHES, BF16, "flex_attention", (16, 8, 20), False),
