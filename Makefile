@@ -12,7 +12,7 @@ TORCH := torch==2.13.0 $(if $(shell command -v nvidia-smi),,--extra-index-url ht
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo install evidence evidence2 evidence2-stores test test-fast pythons faults slurm hosts containers check docs audit bench clean
+.PHONY: demo install evidence evidence2 evidence2-stores test test-fast pythons faults slurm hosts containers check compiled docs audit bench clean
 .DELETE_ON_ERROR:  # a Python without its venv module leaves half an environment
 
 # the first line of a recipe that is about to call $(PYTHON)
@@ -62,7 +62,8 @@ evidence2: $(VENV)/.installed  ## the second study, docs/hypotheses2.md; a day o
 	    --questions $(BENCH2)/questions.jsonl --config configs/study2.toml \
 	    --labels 250,1000,4000 --curve frozen,one,rollout,hidden16,true --seeds 5 --out evidence2
 
-test: $(VENV)/.installed-dev check  ## everything CI runs
+test: $(VENV)/.installed-dev  ## everything CI runs
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync check compiled
 	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 test-fast: $(VENV)/.installed-dev  ## without the slow ones
@@ -96,6 +97,9 @@ check: $(VENV)/.installed-dev  ## style, types, import rules, dependencies
 	$(BIN)/deptry pipeline precompute train
 	$(BIN)/deptry tests benchmarks --ignore DEP002,DEP004
 	$(BIN)/pyright
+
+compiled: $(VENV)/.installed-dev  # the tests, once and beside the types, not by each process of the suite
+	@mkdir -p build && $(BIN)/python -m pytest --collect-only -qq > build/collected || { cat build/collected; exit 1; }
 
 docs: $(VENV)/.installed-dev  ## the pages of docs/ as a site in build/site; open build/site/index.html
 	$(BIN)/mkdocs build --strict --quiet
