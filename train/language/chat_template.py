@@ -104,16 +104,21 @@ def chat_format(tokenizer: Any, source: str, image_marker: str | None) -> ChatFo
     if template is None:
         result: ChatFormat | str = "is no text, or templates by name without one named default"
     else:
-        # no text that holds one of them is ever given to a template: `PromptFormat.control_tokens`
-        never = frozenset(word for token in tokenizer.added_tokens_decoder.values() if (word := str(token)).strip())
         names = tuple(sorted(tokenizer.special_tokens_map.items()))
-        result = _read(template, names, image_marker, frozenset(word for word in never if word in template))
+        result = _read(template, names, image_marker, _added_words(tokenizer, template))
     if isinstance(result, str):
         raise ConfigError(
             f"the chat template of {source} {result}. Use Gemma's template, or remove this one from the tokenizer's "
             "files (chat_template.jinja, or chat_template in tokenizer_config.json)"
         )
     return result
+
+
+@lru_cache(maxsize=4)  # thousands of added tokens, asked for with each question
+def _added_words(tokenizer: Any, template: str) -> frozenset[str]:
+    """Words of a template that are tokens of their own: `PromptFormat.control_tokens`, which no text contains."""
+    words = map(str, tokenizer.added_tokens_decoder.values())
+    return frozenset(word for word in words if word.strip() and word in template)
 
 
 @lru_cache(maxsize=16)

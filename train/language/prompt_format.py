@@ -21,22 +21,39 @@ _PLAIN_PROMPT = "question: {question} answer:"
 _SHOWN = 80  # letters of a text in a message
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _ControlTokens:
+    """The words that a tokenizer reads as control tokens; not <unk>, which any unknown word becomes."""
+
+    words: Mapping[int, str]
+    """By their ids."""
+    folded: Mapping[str, Sequence[str]]
+    """`_folded`, by first letter: few texts have a letter that begins one of thousands."""
+
+    def may_be_in(self, text: str) -> bool:
+        """False only for a text without any of them."""
+        text = _folded(text)
+        return any(word in text for letter in self.folded.keys() & {*text, ""} for word in self.folded[letter])
+
+
 @lru_cache(maxsize=4)  # thousands of added tokens, asked for with each question
-def _control_tokens(tokenizer: Any, size: int, unknown: int | None, chat: str) -> Mapping[int, str]:
-    """The words that a tokenizer reads as control tokens, by their ids; not <unk>, which any unknown word becomes.
+def _control_tokens(tokenizer: Any, chat: str) -> _ControlTokens:
+    """Read a tokenizer's control tokens, once: none may be added to it later.
 
     Args:
-        size: how many tokens it has: more may be added to it.
         chat: its chat template, and what that writes. Its words steer, too, where a tokenizer does not mark them.
     """
-    assert size == len(tokenizer)
     added = {id_: (str(token), token.special) for id_, token in tokenizer.added_tokens_decoder.items()}
     control = {id_: word for id_, (word, special) in added.items() if special or word in chat}
     control |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
-    return {id_: word for id_, word in control.items() if id_ != unknown and word.strip()}
+    unknown = tokenizer.unk_token_id
+    words = {id_: word for id_, word in control.items() if id_ != unknown and word.strip()}
+    folded: dict[str, list[str]] = {}
+    for word in map(_folded, words.values()):
+        folded.setdefault(word[:1], []).append(word)
+    return _ControlTokens(words, folded)
 
 
-@lru_cache(maxsize=2**14)  # of the control tokens, with each text
 def _folded(text: str) -> str:
     """The text as the most forgiving tokenizer may compare it with its control tokens: <EOS> may be one, too."""
     return normalize("NFKC", text).casefold()
@@ -93,9 +110,7 @@ class PromptFormat:
     @property
     def control_tokens(self) -> Mapping[int, str]:
         """The words that the tokenizer does not read as text, by their ids: <eos>, <start_of_turn>, …"""
-        chat = "" if self.tokenizer.chat_template is None else self._chat_format().constant_text
-        chat += template_of(self.tokenizer) or ""  # what it looks for in a text, such as </think>
-        return _control_tokens(self.tokenizer, len(self.tokenizer), self.tokenizer.unk_token_id, chat)
+        return self._control().words
 
     @property
     def generation_ends(self) -> Any:
@@ -158,15 +173,19 @@ class PromptFormat:
         Raises:
             QuestionError: names the words.
         """
-        control = self.control_tokens
-        folded = _folded(text)
-        if not any(word in folded for word in map(_folded, control.values())):
+        control = self._control()
+        if not control.may_be_in(text):
             return
-        if words := sorted({control[id_] for id_ in self._raw_ids(text) if id_ in control}):
+        if words := sorted({control.words[id_] for id_ in self._raw_ids(text) if id_ in control.words}):
             raise QuestionError(
                 f"{text[:_SHOWN]!r} contains {', '.join(map(repr, words))}, which {self.weights.source} reads as a "
                 "control token, not as text. Remove it, or write it in other words"
             )
+
+    def _control(self) -> _ControlTokens:
+        chat = "" if self.tokenizer.chat_template is None else self._chat_format().constant_text
+        chat += template_of(self.tokenizer) or ""  # what it looks for in a text, such as </think>
+        return _control_tokens(self.tokenizer, chat)
 
     def _ids(self, text: str) -> list[int]:
         ids = self._raw_ids(text)
