@@ -270,27 +270,35 @@ def asked_by_type(questions: Iterable[Question]) -> dict[str, list[tuple[str, st
 
 def measure(questions: Sequence[Question], speech: PromptFormat, *, world_tokens: int | None) -> Tokens:
     """Token lengths of questions, each with its longest possible answer."""
-    prompt_ids, answer_ids, unknown_words = (
-        cache(speech.prompt_ids),
-        cache(speech.answer_ids),
-        cache(speech.unknown_words),
-    )
-    prompt_tokens = [prompt_ids(question.question, question.before) for question in questions]
-    prompts, unknown_id = list(map(len, prompt_tokens)), speech.tokenizer.unk_token_id
+    unknown_id = speech.tokenizer.unk_token_id
+
+    @cache
+    def prompt_length(question: str, before: tuple[tuple[str, str], ...]) -> tuple[int, bool]:
+        ids = speech.prompt_ids(question, before)
+        return len(ids), unknown_id is not None and unknown_id in ids
+
+    @cache
+    def answer_length(text: str) -> tuple[int, tuple[str, ...]]:
+        ids = speech.answer_ids(text)
+        is_unknown = unknown_id is not None and unknown_id in ids
+        return len(ids), tuple(speech.unknown_words(text)) if is_unknown else ()
+
+    measured = [prompt_length(question.question, tuple(question.before)) for question in questions]
+    prompts = [length for length, _ in measured]
     unread = Counter(
         word
-        for question, ids in zip(questions, prompt_tokens, strict=True)
-        if unknown_id is not None and unknown_id in ids
-        for word in dict.fromkeys(word.strip(".,:;?!") for word in unknown_words(question.question))
+        for question, (_, is_unknown) in zip(questions, measured, strict=True)
+        if is_unknown
+        for word in dict.fromkeys(word.strip(".,:;?!") for word in speech.unknown_words(question.question))
     )
     answer_lengths = [
-        [len(answer_ids(text)) for text in question.choices or (question.answer,)] for question in questions
+        [answer_length(text)[0] for text in question.choices or (question.answer,)] for question in questions
     ]
     totals = [prompt + max(answers) for prompt, answers in zip(prompts, answer_lengths, strict=True)]
     unknown = {
         question.id: tuple(words)
         for question in questions
-        if (words := [word for text in question.choices or (question.answer,) for word in unknown_words(text)])
+        if (words := [word for text in question.choices or (question.answer,) for word in answer_length(text)[1]])
     }
     longest = max(range(len(totals)), key=totals.__getitem__)
     room = speech.context - (world_tokens or 0)

@@ -128,3 +128,20 @@ def test_answers_outside_the_vocabulary_are_refused_with_question_and_word(lm: L
 
 def test_a_labelled_first_token_is_not_counted_as_learned() -> None:
     assert supervised_tokens(torch.tensor([[5, 6, -100]])) == 1
+
+
+def test_questions_share_their_token_ids_which_take_28_bytes_each() -> None:
+    """A training keeps the ids of all its questions; Gemma's are large, so Python makes each anew."""
+
+    class Large:
+        def prompt_ids(self, question: str, before: object) -> list[int]:
+            return [int("200000"), len(question)]
+
+        def answer_ids(self, answer: str) -> list[int]:
+            return [int("200000")]
+
+        def shared(self, prompt: object) -> int:
+            return 1
+
+    one, other = (encode(question, "k", Large(), answer="left") for question in (SHORT, LONG))  # type: ignore[arg-type]
+    assert one.prompt[0] is other.prompt[0] is one.answer[0]
