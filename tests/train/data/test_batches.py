@@ -134,13 +134,13 @@ def test_questions_share_their_token_ids_which_take_28_bytes_each() -> None:
     """A training keeps the ids of all its questions; Gemma's are large, so Python makes each anew."""
 
     class Large:
-        def prompt_ids(self, question: str, before: object) -> list[int]:
+        def prompt_ids(self, question: str, _before: object) -> list[int]:
             return [int("200000"), len(question)]
 
-        def answer_ids(self, answer: str) -> list[int]:
+        def answer_ids(self, _answer: str) -> list[int]:
             return [int("200000")]
 
-        def shared(self, prompt: object) -> int:
+        def shared(self, _prompt: object) -> int:
             return 1
 
     one, other = (encode(question, "k", Large(), answer="left") for question in (SHORT, LONG))  # type: ignore[arg-type]
