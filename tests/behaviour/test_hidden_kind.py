@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from theworld.precompute.preview.store_preview import preview
 from theworld.precompute.worlds.source import WorldSource, resolve_world
 
 from ..miniatures.image_store import make_images, make_store
-from ..miniatures.lm import PLACES, save_mini_lm
+from ..miniatures.live_run import ask_about
+from ..miniatures.lm import save_mini_lm
 from ..miniatures.world_model import save_mini_world
 
 
@@ -36,13 +36,7 @@ class House:
         settings = {"kind": "hidden", "hidden_width": 16, "denoise_steps": None}
         self.store = make_store(self.images, folder / "cache", self.world, **settings)
         save_mini_lm(folder / "lm")
-        lines = [
-            {"id": f"{n}", "image": f"{n:03d}.png", "question": "where will the ball land?", "answer": PLACES[n % 2],
-             "choices": PLACES[:2], "type": "temporal", "split": "train" if n < 6 else "test"}
-            for n in range(8)
-        ]  # fmt: skip
-        self.questions = self.images / "questions.jsonl"
-        self.questions.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        self.questions = ask_about(self.images, train=6, test=2)
 
     @property
     def source(self) -> WorldSource:

@@ -14,6 +14,17 @@ from .lm import PLACES, save_mini_lm
 from .world_model import save_mini_world
 
 
+def ask_about(images: Path, *, train: int, test: int) -> Path:
+    """A file of questions beside images, one about each; the first are for training."""
+    lines = [
+        {"id": f"{n}", "image": f"{n:03d}.png", "question": "where will the ball land?", "answer": PLACES[n % 2],
+         "choices": PLACES[:2], "type": "temporal", "split": "train" if n < train else "test"}
+        for n in range(train + test)
+    ]  # fmt: skip
+    (images / "questions.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return images / "questions.jsonl"
+
+
 class LiveHouse:
     """The world, its pictures, and two draws of each picture."""
 
@@ -22,12 +33,7 @@ class LiveHouse:
         self.world, self.images = save_mini_world(folder / "world"), make_images(folder / "in", 4)
         self.samples = make_store(self.images, folder / "samples", self.world, kind="samples", draws=2)
         save_mini_lm(folder / "lm")
-        lines = [
-            {"id": f"{n}", "image": f"{n:03d}.png", "question": "where will the ball land?", "answer": PLACES[n % 2],
-             "choices": PLACES[:2], "type": "temporal", "split": "train" if n < 2 else "test"}
-            for n in range(4)
-        ]  # fmt: skip
-        (self.images / "questions.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        ask_about(self.images, train=2, test=2)
 
     def train(self, store: LatentStore, **settings: object) -> Path:
         """A run of two updates."""

@@ -283,7 +283,7 @@ def measure(questions: Sequence[Question], speech: PromptFormat, *, world_tokens
         is_unknown = unknown_id is not None and unknown_id in ids
         return len(ids), tuple(speech.unknown_words(text)) if is_unknown else ()
 
-    measured = [prompt_length(question.question, tuple(question.before)) for question in questions]
+    measured = [prompt_length(question.question, question.before) for question in questions]
     prompts = [length for length, _ in measured]
     unread = Counter(
         word
