@@ -298,8 +298,7 @@ TRIED = {
         "::test_a_machine_out_of_memory_halves_the_batch_of_every_device_for_this_run_alone",
     ),
     "a node dies": (
-        "behaviour/test_cluster.py"
-        "::test_two_nodes_do_a_job_with_the_package_that_is_sent_to_them_and_it_outlives_one",
+        "behaviour/test_cluster.py::test_two_nodes_do_a_job_with_the_package_that_is_sent_to_them_and_it_outlives_one",
         "behaviour/test_cluster_page.py::test_a_node_that_dies_is_done_without_and_is_given_work_when_it_is_back",
     ),
     "a node joins late": (
