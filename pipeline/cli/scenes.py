@@ -12,6 +12,10 @@ from ..messages import command, split_names
 from . import options
 from .options import Json, Quiet
 
+_Families = Annotated[
+    str, typer.Option(help="Families, separated by commas. Also push, in which a hidden force decides.")
+]
+
 
 def scenes(
     out: Annotated[Path, typer.Argument(help="Folder for pictures, questions and futures.")],
@@ -19,10 +23,7 @@ def scenes(
     validation: Annotated[int, typer.Option(help="Validation scenes.")] = 0,
     test: Annotated[int, typer.Option(help="Test scenes.")] = 2000,
     ood: Annotated[int, typer.Option(help="Out-of-distribution scenes: more ramps, unseen colors, taller towers.")] = 0,
-    families: Annotated[
-        str,
-        typer.Option(help="Families, separated by commas. Also push, in which a hidden force decides."),
-    ] = "buckets,race,tower,contact",
+    families: _Families = "buckets,race,tower,contact",
     seed: Annotated[int, typer.Option(help="Seed of the scenes.")] = 0,
     videos: Annotated[bool, typer.Option("--videos", help="Also write the true futures as lossless MP4.")] = False,
     jobs: Annotated[int | None, options.jobs_option("one per core")] = None,
@@ -61,6 +62,11 @@ def worldlet_build(
     lm_minutes: Annotated[float, typer.Option(help="CPU minutes for the language model.")] = 8.0,
     seed: Annotated[int, typer.Option(help="Seed of scenes and weights.")] = 0,
     start: Annotated[Path | None, typer.Option(help="Start from the weights of a trained world.")] = None,
+    families: _Families = "buckets,race,tower,contact",
+    keep_vae: Annotated[
+        bool,
+        typer.Option("--keep-vae", help="Train only the transformer of --start (or the embedded world)."),
+    ] = False,
     regression: Annotated[
         bool,
         typer.Option("--regression", help="Train --start (or the embedded world) to predict the mean future; no LM."),
@@ -74,12 +80,22 @@ def worldlet_build(
     from ..progress import Progress, print_json, print_lines
 
     progress = Progress.on_stderr(quiet=quiet)
-    build_world(out / "world", minutes=world_minutes, seed=seed, start=start, regression=regression, progress=progress)
+    build_world(
+        out / "world",
+        minutes=world_minutes,
+        seed=seed,
+        start=start,
+        families=split_names(families, "--families", example="buckets,push"),
+        keep_vae=keep_vae,
+        regression=regression,
+        progress=progress,
+    )
     made, use = {"world": str(out / "world")}, [command("precompute", "--world", out / "world")]
-    if not regression:
+    only_world = regression or keep_vae
+    if not only_world:
         build_lm(out / "lm", minutes=lm_minutes, seed=seed, progress=progress)
         made, use = {**made, "lm": str(out / "lm")}, [*use, command("train", "--lm", out / "lm")]
     if as_json:
         print_json(made)
         return
-    print_lines(f"use {'it' if regression else 'them'}: {'; '.join(use)}")
+    print_lines(f"use {'it' if only_world else 'them'}: {'; '.join(use)}")

@@ -26,7 +26,7 @@ from ....pipeline.files.places.local import require_local
 from ....pipeline.files.tables.text import read_lines
 from ....pipeline.progress import Progress
 from .physics import FPS
-from .scenes import FAMILIES, OPEN_FAMILIES, SPLITS, VERSION, Scene, make_pair, questions
+from .scenes import FAMILIES, SPLITS, VERSION, Scene, make_pair, questions, require_families
 
 QUESTIONS, TRUTH = "questions.jsonl", "scenes.jsonl"
 
@@ -60,9 +60,7 @@ def write_scenes(
     folder = require_local(folder)
     if bad := [name for name in splits if name not in SPLITS[1:] or splits[name] < 0]:
         raise ConfigError(f"no scenes of split {bad[0]!r}: splits are {', '.join(SPLITS[1:])}, with counts >= 0")
-    family_names = [*FAMILIES, *OPEN_FAMILIES]
-    if not families or (bad := [name for name in families if name not in family_names]):
-        raise ConfigError(f"no family {', '.join(bad) or 'given'}: families are {', '.join(family_names)}")
+    require_families(families)
     if seed < 0:
         raise ConfigError(f"the seed of scenes is 0 or more, got {seed}")
     for name in ("images", *(["futures"] if videos else [])):

@@ -10,6 +10,7 @@ half is a mirror image of the first, and both get a push of their own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from ....pipeline.errors import ConfigError
 from .buckets import Buckets
 from .contact import Contact
 from .family import Family
@@ -42,6 +44,18 @@ _OTHER_SUBSTEPS = SUBSTEPS + 2  # … and another physics step
 _MAX_TRIES = 5000
 _VIDEO_PATIENCE = 8  # tries for one cell: what ends in a rare way is shown more often than chance would
 _CHANGES = 10  # tried per first half before another one is drawn
+
+
+def require_families(names: Sequence[str]) -> None:
+    """Check that all of these are families.
+
+    Raises:
+        ConfigError: one is not, or none is named.
+    """
+    known = [*FAMILIES, *OPEN_FAMILIES]
+    bad = [name for name in names if name not in known]
+    if bad or not names:
+        raise ConfigError(f"no family {', '.join(bad) or 'given'}: families are {', '.join(known)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ The shipped weights came from these functions.
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,7 +22,8 @@ from ...worlds.builtin import WEIGHTS
 from ...worlds.cosmos.predict2 import SIGMA_CONDITIONING, CosmosWorld
 from ...worlds.cosmos.solvers import SIGMA_MAX, SIGMA_MIN
 from ..scenes.physics import FPS, SIZE, VIDEO_FRAMES
-from ..scenes.scenes import FAMILIES, VERSION
+from ..scenes.scenes import FAMILIES, OPEN_FAMILIES, VERSION, require_families
+from .chances import measure_draws
 from .clips import CHUNK, clips_of, draw_scenes, load_clips
 from .dynamics import denoising_loss, regression_loss, train_dynamics
 from .encode import encode_chunk, load_latents, measure_statistics
@@ -58,14 +60,18 @@ def save_world(
     FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True).save_pretrained(out / "scheduler")
 
 
-def write_card(out: Path, card: dict[str, object]) -> None:
-    """Write card.json and the README that says the same in words."""
+def write_card(out: Path, card: dict[str, object], families: Sequence[str] = tuple(FAMILIES)) -> None:
+    """Write card.json and the README that says the same in words.
+
+    Args:
+        families: whose clips the world was trained on.
+    """
     (out / "card.json").write_text(json.dumps(card, indent=2) + "\n")
     lines = [
         "# The worldlet",
         "",
         "A miniature of Cosmos-Predict2 Video2World: `AutoencoderKLWan` and `CosmosTransformer3DModel`, trained on",
-        f"unlabelled simulated 64x64 clips (scenes version {VERSION}) of {', '.join(FAMILIES)}. It predicts",
+        f"unlabelled simulated 64x64 clips (scenes version {VERSION}) of {', '.join(families)}. It predicts",
         "how such scenes go on, and nothing else. Made by `theworld worldlet build`.",
         "",
         f"Runs in the stock `Cosmos2VideoToWorldPipeline`: `num_frames={VIDEO_FRAMES}`, guidance 1.0, `fps=None`, zero",
@@ -98,6 +104,8 @@ def build_world(
     base_dim: int = 8,
     layers: int = 4,
     batch: int = 16,
+    families: Sequence[str] = tuple(FAMILIES),
+    keep_vae: bool = False,
     regression: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, object]:
@@ -108,21 +116,28 @@ def build_world(
             0.1 CPU seconds per clip.
         scratch: clips, latents and training states, a few GB for the default count; `out`'s neighbour
             `<out>.scratch` if not given. A second call with the same folder goes on where the first stopped.
-        start: a trained world to begin with, instead of from nothing.
-        regression: predict the future's mean in one evaluation, over the autoencoder of `start`, which stays as it is;
-            by default that of the embedded world.
+        start: a trained world to begin with, instead of from nothing; with `keep_vae` or `regression`, the embedded one
+            by default.
+        families: of the clips, in turn; the figures are of these, too.
+        keep_vae: leave the autoencoder of `start` as it is, and give all the time to the transformer.
+        regression: predict the future's mean in one evaluation; keeps the autoencoder, too.
         train_clips: unlabelled; a quarter of them drawn like the scenes of `train`, with another seed than those.
         vae_share: the part of `minutes` the autoencoder gets.
         progress: where a person watches; None is `Progress.to_logger()`.
+    Raises:
+        ConfigError: an unknown family.
+        WorldModelError: `start` cannot be loaded.
     """
-    start = WEIGHTS if start is None and regression else start
-    kept_vae = start / "vae" if start is not None and regression else None
+    require_families(families)
+    keep_vae = keep_vae or regression
+    start = WEIGHTS if start is None and keep_vae else start
+    kept_vae = start / "vae" if start is not None and keep_vae else None
     progress = progress or Progress.to_logger()
     scratch = scratch or out.with_name(f"{out.name}.scratch")
     size = min(CHUNK, train_clips)
     chunks = train_clips // size
     began = time.process_time()
-    vae_s = 0.0 if regression else 60 * minutes * vae_share
+    vae_s = 0.0 if keep_vae else 60 * minutes * vae_share
     dynamics_s = 60 * minutes - vae_s
     if kept_vae is not None:
         vae = load_pretrained(AutoencoderKLWan, kept_vae, error=WorldModelError, what="VAE to keep")
@@ -130,7 +145,9 @@ def build_world(
     else:
         vae = train_vae(
             scratch / "vae",
-            load_clips(scratch / "clips", "video", min(train_clips, 14 * CHUNK), seed=seed, size=size),
+            load_clips(
+                scratch / "clips", "video", min(train_clips, 14 * CHUNK), seed=seed, size=size, families=families
+            ),
             seconds=vae_s,
             seed=seed,
             base_dim=base_dim,
@@ -141,11 +158,11 @@ def build_world(
     drawn = [("video", n, seed) for n in range(chunks - chunks // 4)]
     drawn += [("train", n, seed + 1) for n in range(chunks // 4)]
     files = [
-        encode_chunk(vae, scratch / "clips", scratch / "latents", split, n, seed=total, size=size)
+        encode_chunk(vae, scratch / "clips", scratch / "latents", split, n, seed=total, size=size, families=families)
         for split, n, total in drawn
     ]
     statistics = measure_statistics(files[: max(1, 1440 // size)])
-    if regression:
+    if keep_vae:
         statistics = list(vae.config["latents_mean"]), list(vae.config["latents_std"])
     latents = load_latents(files, *statistics)
     transformer = train_dynamics(
@@ -161,7 +178,10 @@ def build_world(
     )
     save_world(out, vae, transformer, statistics)
     card = new_card(
-        seed=seed, train_clips=chunks * size, cpu_seconds={"vae": round(vae_s), "dynamics": round(dynamics_s)}
+        seed=seed,
+        train_clips=chunks * size,
+        cpu_seconds={"vae": round(vae_s), "dynamics": round(dynamics_s)},
+        families=families,
     )
     if regression:
         card["what"] = "the worldlet's network, trained to predict the future's mean in one evaluation"
@@ -169,15 +189,22 @@ def build_world(
     world = CosmosWorld.load(out)
     evaluations = (1,) if regression else (9, *EVALUATIONS)
     card["figures"] = {
-        split: measure_world(world, clips_of(draw_scenes(split, test_scenes)), evaluations=evaluations)
+        split: measure_world(
+            world, clips_of(draw_scenes(split, test_scenes, families=families)), evaluations=evaluations
+        )
         for split in ("test", "ood")
     }
-    write_card(out, card)
+    if OPEN_FAMILIES.keys() & set(families):
+        drawn_from = clips_of(draw_scenes("test", test_scenes, families=families))
+        card["draws"] = measure_draws(world, drawn_from, evaluations=evaluations[0])
+    write_card(out, card, families)
     progress.say(f"worldlet built in {time.process_time() - began:.0f} CPU s: {out}")
     return card
 
 
-def new_card(*, seed: int, train_clips: int, cpu_seconds: dict[str, int]) -> dict[str, object]:
+def new_card(
+    *, seed: int, train_clips: int, cpu_seconds: dict[str, int], families: Sequence[str] = tuple(FAMILIES)
+) -> dict[str, object]:
     """The card of a world before its figures are known."""
     return {
         "name": "worldlet",
@@ -190,7 +217,7 @@ def new_card(*, seed: int, train_clips: int, cpu_seconds: dict[str, int]) -> dic
         "defaults": DEFAULTS,
         "sigma": {"max": SIGMA_MAX, "min": SIGMA_MIN, "data": 1.0, "conditioning": SIGMA_CONDITIONING},
         "data": {
-            "families": list(FAMILIES),
+            "families": list(families),
             "scenes_version": VERSION,
             "split": "video, and a quarter drawn like train with the next seed",
             "seed": seed,

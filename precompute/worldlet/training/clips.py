@@ -29,7 +29,7 @@ class Clips:
     states: NDArray[np.float64]
     """(N, 33, 6, 3): x, y, angle of each mover, NaN where a scene has fewer."""
     facts: list[dict[str, Any]]
-    """Per clip: `id`, `family`, `pair`, `shift`, `heuristic`, `answer`, `layout`."""
+    """Per clip: `id`, `family`, `pair`, `shift`, `heuristic`, `answer`, `layout`; of open families `chances`, too."""
 
     def __len__(self) -> int:
         return len(self.facts)
@@ -76,15 +76,17 @@ def clips_of(scenes: Sequence[Scene]) -> Clips:
             "heuristic": scene.heuristic,
             "answer": scene.answer,
             "layout": asdict(scene.layout),
+            **({"chances": scene.chances} if scene.chances else {}),
         }
         for scene in scenes
     ]
     return Clips(frames=np.stack([scene.frames() for scene in scenes]), states=states, facts=facts)
 
 
-def draw_scenes(split: str, count: int, *, start: int = 0, seed: int = 0) -> list[Scene]:
+def draw_scenes(
+    split: str, count: int, *, start: int = 0, seed: int = 0, families: Sequence[str] = tuple(FAMILIES)
+) -> list[Scene]:
     """Scenes `start … start + count` of a split, families in turn; pairs stay together, so both numbers are even."""
-    families = list(FAMILIES)
     if split == "video":
         return [
             make_video(families[n % len(families)], n // len(families), seed=seed) for n in range(start, start + count)
@@ -95,26 +97,48 @@ def draw_scenes(split: str, count: int, *, start: int = 0, seed: int = 0) -> lis
     ][:count]
 
 
-def write_chunk(folder: Path, split: str, chunk: int, *, seed: int = 0, size: int = CHUNK) -> Path:
+def chunk_name(split: str, chunk: int, *, seed: int, size: int, families: Sequence[str]) -> str:
+    """What a chunk's files are called; other families than the default four are part of it."""
+    named = "" if list(families) == list(FAMILIES) else f"-{'-'.join(families)}"
+    return f"{split}-{seed}-{chunk:05d}-{size}{named}"
+
+
+def write_chunk(
+    folder: Path,
+    split: str,
+    chunk: int,
+    *,
+    seed: int = 0,
+    size: int = CHUNK,
+    families: Sequence[str] = tuple(FAMILIES),
+) -> Path:
     """Simulate scenes `chunk*size … (chunk+1)*size` of a split; returns the frames' file.
 
     Work already there is not done again: the JSON of facts is written last and marks a whole chunk.
     """
-    stem = f"v{VERSION}-{split}-{seed}-{chunk:05d}-{size}"
+    stem = f"v{VERSION}-{chunk_name(split, chunk, seed=seed, size=size, families=families)}"
     path, marker = folder / f"{stem}.frames.npy", folder / f"{stem}.json"
     if marker.exists():
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    clips = clips_of(draw_scenes(split, size, start=chunk * size, seed=seed))
+    clips = clips_of(draw_scenes(split, size, start=chunk * size, seed=seed, families=families))
     save_array(path, clips.frames)
     save_array(folder / f"{stem}.states.npy", clips.states)
     replace(folder, marker, json.dumps(clips.facts).encode())
     return path
 
 
-def load_chunk(folder: Path, split: str, chunk: int, *, seed: int = 0, size: int = CHUNK) -> Clips:
+def load_chunk(
+    folder: Path,
+    split: str,
+    chunk: int,
+    *,
+    seed: int = 0,
+    size: int = CHUNK,
+    families: Sequence[str] = tuple(FAMILIES),
+) -> Clips:
     """Open one chunk, making it first where it is missing."""
-    path = write_chunk(folder, split, chunk, seed=seed, size=size)
+    path = write_chunk(folder, split, chunk, seed=seed, size=size, families=families)
     stem = path.name.removesuffix(".frames.npy")
     return Clips(
         frames=np.load(path, mmap_mode="r", allow_pickle=False),
@@ -123,9 +147,18 @@ def load_chunk(folder: Path, split: str, chunk: int, *, seed: int = 0, size: int
     )
 
 
-def load_clips(folder: Path, split: str, count: int, *, seed: int = 0, size: int = CHUNK) -> Clips:
+def load_clips(
+    folder: Path,
+    split: str,
+    count: int,
+    *,
+    seed: int = 0,
+    size: int = CHUNK,
+    families: Sequence[str] = tuple(FAMILIES),
+) -> Clips:
     """The first `count` clips of a split in memory, made where they are missing."""
-    chunks = [load_chunk(folder, split, n, seed=seed, size=size) for n in range(-(-count // size))]
+    numbers = range(-(-count // size))
+    chunks = [load_chunk(folder, split, n, seed=seed, size=size, families=families) for n in numbers]
     return Clips(
         frames=np.concatenate([chunk.frames for chunk in chunks])[:count],
         states=np.concatenate([chunk.states for chunk in chunks])[:count],

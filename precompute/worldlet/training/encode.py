@@ -8,7 +8,8 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from .clips import CHUNK, Clips, load_chunk, save_array
+from ..scenes.scenes import FAMILIES
+from .clips import CHUNK, Clips, chunk_name, load_chunk, save_array
 from .vae import Z_DIM, encode_whole, to_video
 
 
@@ -32,12 +33,13 @@ def encode_chunk(
     *,
     seed: int = 0,
     size: int = CHUNK,
+    families: Sequence[str] = tuple(FAMILIES),
 ) -> Path:
     """Write the raw latents of one chunk as fp16, unless they are there; returns the file."""
-    path = folder / f"{split}-{seed}-{chunk:05d}-{size}.npy"
+    path = folder / f"{chunk_name(split, chunk, seed=seed, size=size, families=families)}.npy"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        raw = encode_clips(vae, load_chunk(clips_folder, split, chunk, seed=seed, size=size))
+        raw = encode_clips(vae, load_chunk(clips_folder, split, chunk, seed=seed, size=size, families=families))
         save_array(path, raw.numpy().astype(np.float16))
     return path
 

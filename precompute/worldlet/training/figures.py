@@ -26,7 +26,7 @@ from ....pipeline.latents.tensors import standardise
 from ...worlds.cosmos.predict2 import CosmosWorld
 from ..scenes.outcomes import Video, read_outcome, track
 from ..scenes.physics import COLORS, SIZE, UNSEEN_COLORS, Ball
-from ..scenes.scenes import FAMILIES
+from ..scenes.scenes import FAMILIES, OPEN_FAMILIES
 from .clips import Clips, clips_of, draw_scenes
 from .encode import encode_clips
 
@@ -65,7 +65,11 @@ def outcomes_right(videos: Video, clips: Clips) -> NDArray[np.bool_]:
 def by_family(values: NDArray[Any], clips: Clips) -> dict[str, float]:
     """Means per family, and over all."""
     families = np.array([fact["family"] for fact in clips.facts])
-    means = {name: round(float(values[families == name].mean()), 4) for name in FAMILIES if name in families}
+    means = {
+        name: round(float(values[families == name].mean()), 4)
+        for name in (*FAMILIES, *OPEN_FAMILIES)
+        if name in families
+    }
     return {**means, "all": round(float(values.mean()), 4)}
 
 

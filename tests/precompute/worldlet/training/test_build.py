@@ -11,6 +11,7 @@ from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, FlowMatchEuler
 from PIL import Image
 
 import theworld.precompute.worldlet
+from theworld.pipeline.errors import ConfigError
 from theworld.precompute.worldlet.training.build import build_world
 from theworld.precompute.worldlet.training.clips import Clips, clips_of, draw_scenes, load_chunk
 from theworld.precompute.worldlet.training.dynamics import lean_forward, network_input, new_transformer
@@ -155,6 +156,24 @@ def test_a_regression_keeps_the_autoencoder_and_predicts_in_one_evaluation(tmp_p
     figures = card["figures"]["test"]  # type: ignore[index]
     assert figures["evaluations"]["1"]["latent_mse"] < figures["copy_frame_0"]["latent_mse"]
     assert resolve_world(str(tmp_path / "mean")).card.denoise_steps == 2
+
+
+def test_a_world_of_an_open_family_is_built_over_the_same_autoencoder_and_its_draws_are_measured(
+    tmp_path: Path,
+) -> None:
+    sizes = {"minutes": 0.02, "train_clips": 8, "test_scenes": 4, "batch": 2}
+    out = tmp_path / "open"
+    card = build_world(out, families=["push"], keep_vae=True, **sizes)  # type: ignore[arg-type]
+    vae = Path("vae/diffusion_pytorch_model.safetensors")
+    assert (out / vae).read_bytes() == (WEIGHTS / vae).read_bytes()
+    assert card["data"]["families"] == ["push"]  # type: ignore[index]
+    assert "(scenes version 2) of push." in (out / "README.md").read_text()
+    assert card["figures"]["test"]["evaluations"]["9"]["outcome"].keys() == {"push", "all"}  # type: ignore[index]
+    assert card["draws"]["push"]["scenes"] == 4  # type: ignore[index]
+    # the clips of other families beside them are of other names
+    assert all(path.name.endswith("-push.npy") for path in (tmp_path / "open.scratch" / "latents").iterdir())
+    with pytest.raises(ConfigError, match="no family shove: families are buckets, race, tower, contact, push"):
+        build_world(out, families=["shove"], keep_vae=True, **sizes)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
