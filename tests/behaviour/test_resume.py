@@ -6,7 +6,7 @@ import math
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -340,6 +340,7 @@ def test_patience_needs_something_to_look_at(house: Path) -> None:
 def test_the_first_signal_waits_for_the_update_and_the_handlers_come_back(capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with Stop().on_signals() as stop:
+        stop.wait_for_updates()
         assert not stop.signal_name
         signal.raise_signal(signal.SIGTERM)
         assert stop.signal_name == "SIGTERM"
@@ -355,18 +356,43 @@ def test_a_signal_of_a_scheduler_or_a_closed_terminal_ends_a_training_too(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Stop().on_signals() as stop:
+        stop.wait_for_updates()
         signal.raise_signal(number)
         assert stop.signal_name == number.name
     monkeypatch.setenv("RANK", "0")
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # by a script, for torchrun, which would die of it
     with Stop().on_signals() as stop:
+        stop.wait_for_updates()
         signal.raise_signal(signal.SIGUSR1)
         assert stop.signal_name == "SIGUSR1"
     signal.signal(signal.SIGUSR1, before)
     with Stop().on_signals() as stop:
+        stop.wait_for_updates()
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)  # of a launcher, which hears Ctrl-C as well
         assert stop.signal_name == "SIGINT"
+
+
+@pytest.mark.usefixtures("hears_signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_while_a_training_is_prepared_ends_it_at_once_and_leaves_nothing(
+    house: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, there = signal.getsignal(number), names(house)
+
+    def interrupted(*_: object, **__: object) -> NoReturn:
+        try:
+            signal.raise_signal(number)
+        except Exception:  # as a reader that counts bad records
+            pytest.fail("the signal was taken for an error of a record")
+        pytest.fail("the training went on")
+
+    monkeypatch.setattr("theworld.train.training.train.encode_split", interrupted)
+    said = rf"stopped while the training was prepared \({number.name}\); nothing is lost"
+    with pytest.raises(Interrupted, match=said), Stop().on_signals() as stop:
+        train(settings(house, out=house / "early"), stop=stop)
+    assert signal.getsignal(number) == before
+    assert names(house) == there
 
 
 def test_what_is_ignored_stays_ignored() -> None:

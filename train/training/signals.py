@@ -1,5 +1,8 @@
 """The signals that end a training: the first ends it after the update, with a checkpoint; a second one kills.
 
+While a training is prepared (questions are read, the language model is loaded) there is nothing to save, and the first
+ends it at once.
+
     ends it     SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2: a scheduler's time limit, Ctrl-C, a closed terminal
     kills       SIGTERM or SIGINT after it; but not a second SIGTERM at once, which schedulers send, and none under a
                 launcher: SLURM and Ctrl-C reach each process of a job, torchrun passes on what reaches it, and it
@@ -19,6 +22,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ...pipeline.errors import Interrupted
 from ...pipeline.progress import print_at_once
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -29,6 +33,10 @@ _ECHO_S = 2.0
 """So long after the first SIGTERM another one is its echo."""
 
 
+class _Unprepared(BaseException):
+    """A signal while the training was prepared. No Exception, because a reader might take it for a bad record."""
+
+
 class Stop:
     """Whether a training has been asked to end after its current update."""
 
@@ -36,10 +44,19 @@ class Stop:
         self.signal_name = ""
         """The name of the signal; empty without one."""
         self._asked_at = 0.0
+        self._prepared = False
+
+    def wait_for_updates(self) -> None:
+        """From now on a signal waits for the end of the update; before, it ends the block of `on_signals` at once."""
+        self._prepared = True
 
     @contextmanager
     def on_signals(self) -> Iterator[Stop]:
-        """Handle signals within the block; only in the main thread, as Python requires."""
+        """Handle signals within the block; only in the main thread, as Python requires.
+
+        Raises:
+            Interrupted: one came before `wait_for_updates`.
+        """
         before = {number: signal.getsignal(number) for number in _ENDING}
         taken = {
             number: handler
@@ -50,6 +67,11 @@ class Stop:
             signal.signal(number, self._ask)
         try:
             yield self
+        except _Unprepared:
+            raise Interrupted(
+                f"stopped while the training was prepared ({self.signal_name}); nothing is lost. "
+                "Run the same command again"
+            ) from None
         finally:
             for number, handler in taken.items():
                 signal.signal(number, handler)
@@ -58,6 +80,8 @@ class Stop:
         name = signal.Signals(number).name
         if not self.signal_name:
             self.signal_name, self._asked_at = name, time.monotonic()
+            if not self._prepared:
+                raise _Unprepared
             second = "" if "RANK" in os.environ else "; a second signal stops at once"
             if os.environ.get("RANK", "0") == "0":  # once, not once for each of eight GPUs
                 print_at_once(f"{name}: stopping after this update, with a checkpoint{second}")

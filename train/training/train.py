@@ -129,6 +129,8 @@ def train(
         versions=meta.versions,
         started=meta.created,
     )
+    stop = stop or Stop()
+    stop.wait_for_updates()
     with open_partial(
         facts_of_training, config.out, resume=resume, writes=ranks.is_first, say=progress.say
     ) as partial_run:
@@ -141,7 +143,7 @@ def train(
             partial_run=partial_run,
             ranks=ranks,
             progress=progress,
-            stop=stop or Stop(),
+            stop=stop,
         )
         result = fit(model, training)
         _require_finite(result.weights, config)
