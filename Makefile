@@ -36,7 +36,7 @@ ARMS := text,steps0,frozen,shuffled,noise,rollout,last,true,true@0.2,true@0.4,tr
 
 evidence: $(VENV)/.installed  ## the controlled comparison of docs/benchmark.md; hours on two cores, goes on where it stopped
 	$(BIN)/theworld scenes $(BENCH) --train 4000 --test 2000 --ood 400 --videos
-	$(BIN)/theworld precompute $(BENCH)/images --steps 8 --cache $(BENCH)/latents
+	$(BIN)/theworld precompute $(BENCH)/images --steps 8 --denoise-steps 10 --cache $(BENCH)/latents
 	$(BIN)/theworld precompute $(BENCH)/futures --kind frames --steps 8 --cache $(BENCH)/true
 	$(BIN)/theworld study $(BENCH)/latents --arms $(ARMS) --futures $(BENCH)/true \
 	    --questions $(BENCH)/questions.jsonl --config configs/benchmark.toml \
@@ -48,11 +48,11 @@ ROLL2 = $(BIN)/theworld precompute $(BENCH2)/images --steps 8
 
 evidence2-stores: $(VENV)/.installed  ## the stores of the second study, configs/study2.toml; a second call makes what is missing
 	$(BIN)/theworld scenes $(BENCH2) --train 4000 --test 2000 --videos
-	$(ROLL2) --cache $(BENCH2)/rollout
+	$(ROLL2) --denoise-steps 10 --cache $(BENCH2)/rollout
 	$(ROLL2) --denoise-steps 2 --cache $(BENCH2)/one
 	$(ROLL2) --kind hidden --hidden-width 16 --cache $(BENCH2)/hidden16
 	$(ROLL2) --kind hidden --hidden-width 64 --cache $(BENCH2)/hidden64
-	$(ROLL2) --kind samples --draws 8 --cache $(BENCH2)/draws
+	$(ROLL2) --denoise-steps 10 --kind samples --draws 8 --cache $(BENCH2)/draws
 	$(BIN)/theworld worldlet build $(BENCH2)/mean --regression --world-minutes 18
 	$(ROLL2) --denoise-steps 2 --world $(BENCH2)/mean/world --cache $(BENCH2)/regression
 	$(BIN)/theworld precompute $(BENCH2)/futures --kind frames --steps 8 --cache $(BENCH2)/true

@@ -49,7 +49,7 @@ from theworld.precompute.rollout.kinds import KINDS
 from theworld.precompute.worlds.cosmos.predict2 import CosmosWorld
 from theworld.precompute.worlds.source import resolve_world
 
-BATCH, SIZE, STEPS = 8, 64, 8
+BATCH, SIZE, STEPS, DENOISE_STEPS = 8, 64, 8, 10
 NAP_S = 0.5
 TURN_S = 10.0
 READ_S = 0.05
@@ -108,7 +108,18 @@ def measure_job(folder: Path, seconds: float) -> None:
     images = make_images(folder / "images", batches * BATCH)
     turn_s = min(TURN_S, max(3.0, seconds / 18))
     command = [sys.executable, "-m", "theworld.pipeline.cli", "precompute", str(images), "--json", "--workers", "1"]
-    flags = ["--steps", str(STEPS), "--size", f"{SIZE}x{SIZE}", "--batch-size", str(BATCH), "--device", "cpu"]
+    flags = [
+        "--steps",
+        str(STEPS),
+        "--denoise-steps",
+        str(DENOISE_STEPS),
+        "--size",
+        f"{SIZE}x{SIZE}",
+        "--batch-size",
+        str(BATCH),
+        "--device",
+        "cpu",
+    ]
     events = folder / "events"
     flags += ["--cache", str(folder / "cache"), "--events", str(events)]
     turns: list[Turn] = []
@@ -177,7 +188,7 @@ class Engine:
             height=SIZE,
             width=SIZE,
             rollout_steps=STEPS,
-            denoise_steps=card.denoise_steps,
+            denoise_steps=DENOISE_STEPS,
             compute_dtype=card.compute_dtype,
         )
         self._pixels = torch.rand(BATCH, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -24,7 +24,7 @@ from theworld.precompute.live.batches import LiveBatches
 from theworld.precompute.worldlet.scenes.files import write_scenes
 from theworld.train import TrainConfig, train
 
-SCENES, BATCH = 48, 8
+SCENES, BATCH, DENOISE_STEPS = 48, 8, 10
 SETTINGS = (5, 9)
 """T, latent frames of a rollout."""
 _AGREE = 1e-3
@@ -69,6 +69,12 @@ def main(options: argparse.Namespace) -> None:
 
 def _store(images: Path, cache: Path, frames: int) -> LatentStore:
     config = PrecomputeConfig(
-        images=images, cache=cache, steps=frames - 1, batch_size=BATCH, device="cpu", in_process=True
+        images=images,
+        cache=cache,
+        steps=frames - 1,
+        denoise_steps=DENOISE_STEPS,
+        batch_size=BATCH,
+        device="cpu",
+        in_process=True,
     )
     return open_store(run_precompute(config).store)

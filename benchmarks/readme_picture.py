@@ -75,8 +75,9 @@ def _draw(
     left, y = lefts[2] + SIDE + 14, top + 54
     for name, one in example.answers:
         draw.text((left, y), f"Answer {name}:", fill=SOFT, font=font(LETTERS - 2))
-        draw.text((left, y + 19), f"{one.predicted} ", fill=INK, font=font(LETTERS + 2))
-        _mark(draw, (left + 62, y + 21), one.correct)
+        letters = font(LETTERS + 2)
+        draw.text((left, y + 19), one.predicted, fill=INK, font=letters)
+        _mark(draw, (left + max(62, int(draw.textlength(one.predicted, letters)) + 16), y + 21), one.correct)
         y += 56
     draw.text((left, y), f"Correct answer: {answer.answer}", fill=INK, font=font(LETTERS))
 

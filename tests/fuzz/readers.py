@@ -759,7 +759,7 @@ def readers(seeds: Seeds) -> list[Reader]:
                 *("train.language.lm:load_lm_config", "train.reader.context_budget:_read_room"),
                 "train.language.tokenizer_files:FileTokenizer.from_pretrained",
                 *("train.language.tokenizer_files:_object", "train.language.tokenizer_files:read_prompt_format"),
-                "pipeline.files.hub.tokenizer_json:check_tokenizer_json",
+                "pipeline.files.hub.tokenizer_json:_check",
             ),
             cases=lambda s: s.language_model("*.json"),
             use=_read_lm,

@@ -51,8 +51,8 @@ def examples(
 ) -> list[ReportExample]:
     """Questions that only one of the first and the last run answered correctly, then questions about wrong rollouts.
 
-    Of a single run: its most confident answers, correct and wrong. Temporal questions where there are any. The same
-    evaluations give the same examples.
+    Of a single run: its most confident answers, correct and wrong; also of several runs where there is nothing of the
+    above. Temporal questions where there are any. The same evaluations give the same examples.
 
     Args:
         names: what the page calls each of `trained`.
@@ -61,11 +61,12 @@ def examples(
     shown_run = first if first.steps >= last.steps else last
     last_by_id = {p.id: p for p in last.predictions}
     candidates = [p for p in first.predictions if p.type == "temporal"] or list(first.predictions)
+    both = [(p, last_by_id[p.id]) for p in candidates if p.id in last_by_id]
+    alike = first is last or not any(_kinds(*pair, outcomes, alike=False) for pair in both)
     by_kind: dict[str, list[Prediction]] = {}
-    for p in sorted(candidates, key=lambda p: (-(p.confidence or 0.0), p.id)):
-        if p.id in last_by_id:
-            for kind in _kinds(p, last_by_id[p.id], outcomes, single=first is last):
-                by_kind.setdefault(kind, []).append(p)
+    for p, other in sorted(both, key=lambda pair: (-(pair[0].confidence or 0.0), pair[0].id)):
+        for kind in _kinds(p, other, outcomes, alike=alike):
+            by_kind.setdefault(kind, []).append(p)
     chosen = dict.fromkeys(p.id for kind in FILTERS for p in by_kind.get(kind, [])[:EXAMPLES])
     by_id = {p.id: p for p in candidates}
     report_examples: list[ReportExample] = []
@@ -77,16 +78,16 @@ def examples(
                 p if shown_run is first else other,
                 shown_run,
                 answers,
-                _kinds(p, other, outcomes, single=first is last),
+                _kinds(p, other, outcomes, alike=alike),
                 _outcome(p, outcomes),
             )
         )
     return report_examples
 
 
-def _kinds(p: Prediction, other: Prediction, outcomes: Outcomes | None, *, single: bool) -> tuple[str, ...]:
+def _kinds(p: Prediction, other: Prediction, outcomes: Outcomes | None, *, alike: bool) -> tuple[str, ...]:
     kinds: list[str] = []
-    if single:
+    if alike:
         kinds.append("correct" if p.correct else "wrong")
     elif p.correct is not other.correct:
         kinds.append("win" if p.correct else "loss")

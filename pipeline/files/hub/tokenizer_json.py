@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
+from ..file_facts import FileFacts, facts_of
 from ..limits import MAX_TEXT_GROWTH, MAX_TOKENIZER_BYTES
 from ..plain import read_json
 
@@ -16,12 +18,18 @@ _AFTER = ("decoder",)
 
 
 def check_tokenizer_json(path: Path) -> None:
-    """Read the steps that rewrite a text, without running them.
+    """Read the steps that rewrite a text, without running them; of a file that has not changed since, only once.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it is no tokenizer, or together its steps may lengthen a text too much.
     """
+    _check(path, facts_of(str(path)))
+
+
+@lru_cache(maxsize=16)  # Gemma's 33 MB take a second or two, and a training loads its tokenizer several times
+def _check(path: Path, facts: FileFacts | None) -> None:
+    del facts
     try:
         content = read_json(path, MAX_TOKENIZER_BYTES)
     except ValueError as problem:

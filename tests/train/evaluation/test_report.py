@@ -182,6 +182,12 @@ def test_examples_show_losses_as_well_as_gains_and_of_one_run_what_it_was_sure_o
     assert all(example.prediction.type == "temporal" for example in one)
 
 
+def test_runs_that_are_right_and_wrong_alike_have_examples_too() -> None:
+    found = examples([evaluation("a", 10), evaluation("b", 10)], {f"s{n}": True for n in range(20)}, names=("a", "b"))
+    assert [example.kinds for example in found] == [("correct",)] * 6 + [("wrong",)] * 6
+    assert all([name for name, _ in example.answers] == ["a", "b"] for example in found)
+
+
 def test_wrong_rollouts_are_examples_too_and_each_says_how_its_rollout_ends() -> None:
     outcomes = {f"s{n}": n != 19 for n in range(20)}
     found = examples([evaluation("a", 18), evaluation("b", 18)], outcomes, names=("with", "without"))

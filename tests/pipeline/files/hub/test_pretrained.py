@@ -18,7 +18,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from theworld.pipeline.errors import ConfigError, WorldModelError
+from theworld.pipeline.files import plain
+from theworld.pipeline.files.hub import tokenizer_json
 from theworld.pipeline.files.hub.pretrained import require_plain, tensor_shapes
+from theworld.pipeline.files.hub.tokenizer_json import check_tokenizer_json
 from theworld.pipeline.latents.recipe import Recipe
 from theworld.precompute.worlds.prompts import embed_prompts
 from theworld.precompute.worlds.source import resolve_world
@@ -141,6 +144,28 @@ def test_warnings_of_the_libraries_show_what_a_config_says_as_text(
 
 REPLACE = {"type": "Replace", "pattern": {"Regex": "."}, "content": "x" * 30}
 TABLE = base64.b64encode(b"\0\0\0\0" + b"x" * 1000 + b"\0").decode()
+
+
+def test_a_tokenizer_file_is_looked_through_once_and_again_when_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "tokenizer.json"
+    file.write_text('{"normalizer": {"type": "Lowercase"}}')
+    read: list[Path] = []
+
+    def read_json(path: Path, limit: int) -> Any:
+        read.append(path)
+        return plain.read_json(path, limit)
+
+    monkeypatch.setattr(tokenizer_json, "read_json", read_json)
+    for _ in range(3):
+        check_tokenizer_json(file)
+    assert len(read) == 1
+    growing = {"type": "Replace", "pattern": {"String": ""}, "content": "x" * 5000}
+    file.write_text(json.dumps({"normalizer": growing}))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="may make a text 5,001 times as long"):
+            check_tokenizer_json(file)
 
 
 @pytest.mark.parametrize(

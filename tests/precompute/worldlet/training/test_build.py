@@ -77,6 +77,9 @@ def test_the_shipped_world_is_small_and_says_what_it_is() -> None:
     assert size <= 8 * 2**20
     card = json.loads((WEIGHTS / "card.json").read_text())
     assert resolve_world(None).card.window == 9
+    assert resolve_world(None).card.denoise_steps == card["defaults"]["denoise_steps"] == 2
+    one, nine = (card["figures"]["test"]["evaluations"][count]["outcome"]["all"] for count in ("1", "9"))
+    assert one >= nine, "more denoising than the default shows more scenes' ends"
     figures = card["figures"]["test"]
     assert figures["evaluations"]["9"]["outcome"]["all"] >= 0.78
     for family, share in figures["evaluations"]["9"]["outcome"].items():
@@ -153,7 +156,7 @@ def test_a_regression_keeps_the_autoencoder_and_predicts_in_one_evaluation(tmp_p
     assert (tmp_path / "mean" / transformer).read_bytes() != (WEIGHTS / transformer).read_bytes()
     configs = [json.loads((folder / "vae" / "config.json").read_text()) for folder in (tmp_path / "mean", WEIGHTS)]
     assert configs[0]["latents_mean"] == configs[1]["latents_mean"]
-    figures = card["figures"]["test"]  # type: ignore[index]
+    figures = card["figures"]["test"]
     assert figures["evaluations"]["1"]["latent_mse"] < figures["copy_frame_0"]["latent_mse"]
     assert resolve_world(str(tmp_path / "mean")).card.denoise_steps == 2
 
@@ -166,10 +169,12 @@ def test_a_world_of_an_open_family_is_built_over_the_same_autoencoder_and_its_dr
     card = build_world(out, families=["push"], keep_vae=True, **sizes)  # type: ignore[arg-type]
     vae = Path("vae/diffusion_pytorch_model.safetensors")
     assert (out / vae).read_bytes() == (WEIGHTS / vae).read_bytes()
-    assert card["data"]["families"] == ["push"]  # type: ignore[index]
+    assert card["data"]["families"] == ["push"]
     assert "(scenes version 2) of push." in (out / "README.md").read_text()
-    assert card["figures"]["test"]["evaluations"]["9"]["outcome"].keys() == {"push", "all"}  # type: ignore[index]
-    assert card["draws"]["push"]["scenes"] == 4  # type: ignore[index]
+    assert card["figures"]["test"]["evaluations"]["9"]["outcome"].keys() == {"push", "all"}
+    assert card["draws"]["push"]["scenes"] == 4
+    assert "denoise steps is 10: 9 evaluations" in (out / "README.md").read_text()
+    assert resolve_world(str(out)).card.denoise_steps == 10, "one evaluation would show the mean of what may happen"
     # the clips of other families beside them are of other names
     assert all(path.name.endswith("-push.npy") for path in (tmp_path / "open.scratch" / "latents").iterdir())
     with pytest.raises(ConfigError, match="no family shove: families are buckets, race, tower, contact, push"):
