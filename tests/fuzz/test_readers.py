@@ -74,6 +74,7 @@ OF_OTHERS = {
     "precompute.media.images:load_image": "decode_image, as of `images`",
     "precompute.rollout.kinds:_picture": "read_image, as of `images`",
     "precompute.worldlet.scenes.files:_write": "compares with content that is known",
+    "precompute.worldlet.training.build:_require_same_build": OWN_WORK,
     "precompute.worldlet.training.build:build_world": OWN_WORK,
     "precompute.worldlet.training.clips:load_chunk": OWN_WORK,
     "precompute.worldlet.training.dynamics:train_dynamics": OWN_WORK,

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan, CosmosTransformer3DModel, FlowMatchEulerDiscreteScheduler
 
-from ....pipeline.errors import WorldModelError
+from ....pipeline.errors import ConfigError, WorldModelError
+from ....pipeline.files.atomic import replace
 from ....pipeline.files.hub.pretrained import load_pretrained
 from ....pipeline.files.rights import follow_umask
 from ....pipeline.progress import Progress
@@ -131,7 +132,7 @@ def build_world(
         vae_share: the part of `minutes` the autoencoder gets.
         progress: where a person watches; None is `Progress.to_logger()`.
     Raises:
-        ConfigError: an unknown family.
+        ConfigError: an unknown family, or `scratch` holds a build of other settings.
         WorldModelError: `start` cannot be loaded.
     """
     require_families(families)
@@ -140,6 +141,10 @@ def build_world(
     kept_vae = start / "vae" if start is not None and keep_vae else None
     progress = progress or Progress.to_logger()
     scratch = scratch or out.with_name(f"{out.name}.scratch")
+    made_with = {"seed": seed, "start": None if start is None else str(start.resolve()), "families": list(families)}
+    made_with |= {"keep_vae": keep_vae, "regression": regression, "train_clips": train_clips}
+    made_with |= {"base_dim": base_dim, "layers": layers, "batch": batch}
+    _require_same_build(scratch, made_with)
     size = min(CHUNK, train_clips)
     chunks = train_clips // size
     began = time.process_time()
@@ -206,6 +211,23 @@ def build_world(
     write_card(out, card)
     progress.say(f"worldlet built in {time.process_time() - began:.0f} CPU s: {out}")
     return card
+
+
+def _require_same_build(scratch: Path, made_with: dict[str, object]) -> None:
+    """Note what the trainings in this folder are made with, or check that it is the same.
+
+    Raises:
+        ConfigError: other settings; the trainings there would go on as if they were of these.
+    """
+    path = scratch / "build.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        if other := [name for name, value in made_with.items() if before.get(name) != value]:
+            told = ", ".join(f"{name} {before.get(name)} (now {made_with[name]})" for name in other)
+            raise ConfigError(f"{scratch} holds a build of other settings: {told}. Name another folder, or remove it")
+        return
+    scratch.mkdir(parents=True, exist_ok=True)
+    replace(scratch, path, json.dumps(made_with).encode())
 
 
 def new_card(

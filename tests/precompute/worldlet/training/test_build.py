@@ -177,6 +177,8 @@ def test_a_world_of_an_open_family_is_built_over_the_same_autoencoder_and_its_dr
     assert resolve_world(str(out)).card.denoise_steps == 10, "one evaluation would show the mean of what may happen"
     # the clips of other families beside them are of other names
     assert all(path.name.endswith("-push.npy") for path in (tmp_path / "open.scratch" / "latents").iterdir())
+    with pytest.raises(ConfigError, match=r"other settings: families \['push'\] \(now \['buckets'\]\)"):
+        build_world(out, families=["buckets"], keep_vae=True, **sizes)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no family shove: families are buckets, race, tower, contact, push"):
         build_world(out, families=["shove"], keep_vae=True, **sizes)  # type: ignore[arg-type]
 
