@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from theworld.pipeline.config import read_table
 from theworld.pipeline.errors import ConfigError, StoreMismatchError
@@ -16,7 +17,7 @@ from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.store.folder import create_store, open_store
 from theworld.train.config import TrainConfig
 from theworld.train.evaluation.abstention import accuracy_by_coverage
-from theworld.train.study import run
+from theworld.train.study import plots, run
 from theworld.train.study.arms import StudyTable, parse_study_table, shown_of
 from theworld.train.study.findings import find, score_of, share_needed
 from theworld.train.study.folder import write_json
@@ -161,6 +162,23 @@ def test_bytes_and_seconds_count_what_an_arm_reads(results: dict[str, Any]) -> N
     assert arms["rollout"]["bytes"] == arms["better"]["bytes"] == 4 * arms["still"]["bytes"]
     assert arms["draws"]["bytes"] == 10 * arms["still"]["bytes"]  # frame 0, and three frames of each draw
     assert arms["still"]["rollout_seconds"] == 0.0
+
+
+def test_plots_against_a_cost_have_plain_numbers_at_their_axes(
+    results: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plots, "png", lambda figure: drawn.append(figure) or b"")
+    costs = {"rollout": 0.05, "better": 0.0, "draws": 1.4, "still": 0.0}
+    arms = {arm: {**facts, "rollout_seconds": costs[arm]} for arm, facts in results["arms"].items()}
+    assert {"bytes.png", "seconds.png"} <= plots.draw({**results, "arms": arms}).keys()
+    for figure in drawn:
+        figure.draw_without_rendering()
+        names = [label.get_text() for axes in figure.axes for label in axes.get_xticklabels()]
+        assert names, "an axis without numbers"
+        assert not any("$" in name for name in names), "a formula, which a plot shows as it is"
+    seconds = next(figure for figure in drawn if "seconds" in figure.axes[0].get_xlabel())
+    assert [label.get_text() for label in seconds.axes[0].get_xticklabels()] == ["0", "0.1", "1"]
 
 
 def test_a_study_is_judged_on_the_hypotheses_it_states(results: dict[str, Any]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from ...pipeline.messages import format_amount
 from ..pages.intervals import error_bar
 from ..pages.plotting import png, tidy
 from .arm_colors import plot_color_of
@@ -54,7 +56,13 @@ def _price(results: Results, *, field: str, label: str) -> Figure | None:
         axes.errorbar(
             x, row["value"], yerr=_bars(row), color=plot_color_of(results, arm), marker="o", linestyle="", label=arm
         )
-    axes.set_xscale("symlog", linthresh=min(x for _, x, _ in points if x > 0))
+    costs = sorted(x for _, x, _ in points)
+    least = next(x for x in costs if x > 0)
+    axes.set_xscale("symlog", linthresh=least)
+    powers = range(math.ceil(math.log10(least)), math.floor(math.log10(costs[-1])) + 1)
+    ticks = [*([0.0] if costs[0] == 0 else []), *(10.0**power for power in powers)]
+    axes.set_xticks(ticks, [format_amount(tick) for tick in ticks])
+    axes.set_xticks([], minor=True)
     axes.set_xlabel(label)
     axes.set_ylabel("accuracy, temporal questions")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
