@@ -17,7 +17,9 @@ from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.store.folder import create_store, open_store
 from theworld.train.config import TrainConfig
 from theworld.train.evaluation.abstention import accuracy_by_coverage
+from theworld.train.pages.style import STYLE
 from theworld.train.study import plots, run
+from theworld.train.study.arm_colors import page_color_of, plot_color_of
 from theworld.train.study.arms import StudyTable, parse_study_table, shown_of
 from theworld.train.study.findings import find, score_of, share_needed
 from theworld.train.study.folder import write_json
@@ -179,6 +181,13 @@ def test_plots_against_a_cost_have_plain_numbers_at_their_axes(
         assert not any("$" in name for name in names), "a formula, which a plot shows as it is"
     seconds = next(figure for figure in drawn if "seconds" in figure.axes[0].get_xlabel())
     assert [label.get_text() for label in seconds.axes[0].get_xticklabels()] == ["0", "0.1", "1"]
+
+
+def test_an_arm_that_a_file_states_has_a_color_of_its_own_on_the_page(results: dict[str, Any]) -> None:
+    arms = ["rollout", "frozen", "noise", "shuffled", "true", "one", "two", "three", "four", "five", "six", "seven"]
+    study = {"study": {**results["study"], "arms": arms}}
+    assert len({page_color_of(study, arm) for arm in arms}) == len({plot_color_of(study, arm) for arm in arms}) == 12
+    assert all(f".c{page_color_of(study, arm)} {{" in STYLE for arm in arms)
 
 
 def test_a_study_is_judged_on_the_hypotheses_it_states(results: dict[str, Any]) -> None:

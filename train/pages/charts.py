@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from .html import Html, render
 
-INKS = 9
-"""Colors of the style sheet, `c0` to `c8`; color-blind readers can tell them apart."""
+INKS = 16
+"""Colors of the style sheet, `c0` to `c15`; color-blind readers can tell the first nine apart."""
 _WIDTH = 360
 _NAME = 36  # letters of a name beside a bar
 
@@ -149,15 +149,20 @@ def plot(
     x_ticks: Sequence[float] | None = None,
     x_name: Callable[[float], str] = "{:g}".format,
     logarithmic: bool = False,
+    linear_to: float | None = None,
     y_range: tuple[float, float] | None = (0.0, 1.0),
 ) -> Html:
     """Curves over a common axis, their names below.
 
     Args:
         x_ticks: where the axis has numbers; None takes five even ones.
+        linear_to: x of a logarithmic axis below which it turns linear, so that 0 has a place on it.
         y_range: of the axis; None takes what the points need.
     """
-    scale = math.log if logarithmic else float
+
+    def scale(x: float) -> float:
+        return math.log(x) if logarithmic else x if linear_to is None else math.asinh(x / linear_to)
+
     xs = [scale(point.x) for curve in curves for point in curve.points] + [scale(tick) for tick in x_ticks or ()]
     ys = [v for curve in curves for point in curve.points for v in (point.y, point.low, point.high) if v is not None]
     left, right = min(xs), max(xs)

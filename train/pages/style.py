@@ -6,10 +6,13 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e8e8ea; --soft: #a9a9b0; --line: #44444a; --paper: #161618;
   --card: #202024; --win: #6cbcf5; --loss: #ff9d5c; --bar: #34343a } }
 .c0 { --c: #0072b2 } .c1 { --c: #d55e00 } .c2 { --c: #009e73 } .c3 { --c: #b4588c } .c4 { --c: #b07a00 }
-.c5 { --c: #2b8cc4 } .c6 { --c: #7b52ab } .c7 { --c: #6b6b70 } .c8 { --c: #8a6d3b }
+.c5 { --c: #2b8cc4 } .c6 { --c: #7b52ab } .c7 { --c: #6b6b70 } .c8 { --c: #8a6d3b } .c9 { --c: #e2654a }
+.c10 { --c: #332288 } .c11 { --c: #117733 } .c12 { --c: #aa4499 } .c13 { --c: #2f8f80 } .c14 { --c: #882255 }
+.c15 { --c: #4f78b0 }
 @media (prefers-color-scheme: dark) { .c0 { --c: #6cbcf5 } .c1 { --c: #ff9d5c } .c2 { --c: #3fcf9f }
   .c3 { --c: #e79cc7 } .c4 { --c: #f0b83a } .c5 { --c: #9fd3f7 } .c6 { --c: #bd9ae6 } .c7 { --c: #a9a9b0 }
-  .c8 { --c: #cdb184 } }
+  .c8 { --c: #cdb184 } .c9 { --c: #ff8f78 } .c10 { --c: #9a8cff } .c11 { --c: #63c174 } .c12 { --c: #e58ad6 }
+  .c13 { --c: #7fd8c9 } .c14 { --c: #e07a9f } .c15 { --c: #a3bfee } }
 * { box-sizing: border-box }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 72rem;
   margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word }

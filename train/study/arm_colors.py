@@ -23,7 +23,7 @@ _MORE_PNG = ("#d55e00", "#332288", "#117733", "#aa4499", "#44aa99", "#882255", "
 
 def page_color_of(results: Mapping[str, Any], arm: str) -> int:
     """The number of an arm's color in the style sheet of the page, which counts them from 0."""
-    return 1 + _place(results, arm) if arm not in _PNG else list(_PNG).index(arm)
+    return len(_PNG) + _place(results, arm) % len(_MORE_PNG) if arm not in _PNG else list(_PNG).index(arm)
 
 
 def plot_color_of(results: Mapping[str, Any], arm: str) -> str:

@@ -13,6 +13,7 @@ from .arm_colors import page_color_of
 from .findings import score_of
 from .plan import SHIFTED
 from .plots import gains, name_of, verdict_of
+from .price import cost_ticks
 
 Results = Mapping[str, Any]
 
@@ -134,7 +135,8 @@ def _against_cost(results: Results, field: str, label: str, unit: int) -> Html:
         Curve(arm, [_point(x / unit, row)], ink=page_color_of(results, arm), line=False) for arm, x, row in points
     ]
     title = f"Temporal accuracy against {label}, by arm"
-    return plot(title, title, curves, x_label=label, x_name=format_amount, y_range=None)
+    least, ticks = cost_ticks([x / unit for _, x, _ in points])
+    return plot(title, title, curves, x_label=label, x_ticks=ticks, x_name=format_amount, linear_to=least, y_range=None)
 
 
 def abstention_figure(results: Results) -> Html:

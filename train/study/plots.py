@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ from ..pages.plotting import png, tidy
 from .arm_colors import plot_color_of
 from .findings import score_of
 from .plan import SHIFTED, TEST
+from .price import cost_ticks
 
 Results = Mapping[str, Any]
 
@@ -56,11 +56,8 @@ def _price(results: Results, *, field: str, label: str) -> Figure | None:
         axes.errorbar(
             x, row["value"], yerr=_bars(row), color=plot_color_of(results, arm), marker="o", linestyle="", label=arm
         )
-    costs = sorted(x for _, x, _ in points)
-    least = next(x for x in costs if x > 0)
+    least, ticks = cost_ticks([x for _, x, _ in points])
     axes.set_xscale("symlog", linthresh=least)
-    powers = range(math.ceil(math.log10(least)), math.floor(math.log10(costs[-1])) + 1)
-    ticks = [*([0.0] if costs[0] == 0 else []), *(10.0**power for power in powers)]
     axes.set_xticks(ticks, [format_amount(tick) for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set_xlabel(label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,13 @@ def price(study: Study, name: str) -> dict[str, Any]:
         seconds = rollout_seconds(samples)
         seconds = None if seconds is None else float(f"{seconds * table.draws / samples.recipe.draws:.4g}")
     return {"bytes": read * frame_bytes, "rollout_seconds": seconds}
+
+
+def cost_ticks(costs: Sequence[float]) -> tuple[float, list[float]]:
+    """The least cost above 0, up to which an axis of costs is linear, and where it has numbers: 0 and powers of 10."""
+    least = min(cost for cost in costs if cost > 0)
+    powers = range(math.ceil(math.log10(least)), math.floor(math.log10(max(costs))) + 1)
+    return least, [*([0.0] if min(costs) == 0 else []), *(10.0**power for power in powers)]
 
 
 def abstention_of(answers: Answers, units: Sequence[UnitAnswers]) -> dict[str, Any]:
