@@ -28,8 +28,8 @@ from .setting_texts import check_device, number_text, price_text, rate_text, rea
 _running = partial(setting, panel=HOW_IT_RUNS)
 _of_recipe = partial(setting, panel=DECIDES_LATENTS)
 
-HIDDEN_WIDTH = 16
-"""Channels of hidden states: a quarter of a rollout's bytes. Measured in docs/recipes.md."""
+HIDDEN_WIDTH = 64
+"""Channels of hidden states: as many bytes as a rollout. The second study (docs/benchmark.md) preferred them to 16."""
 _OF_WORLD = "the world model's"
 _WRITTEN = "a file may not say where to write"
 _MODELS = [place for family in BUILT_IN.values() for place in family.names.values() if is_hub_id(place)]

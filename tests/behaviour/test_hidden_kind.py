@@ -77,10 +77,12 @@ def test_a_plan_counts_a_part_of_one_forward_and_the_bytes(house: House) -> None
     assert hidden is not None
     assert hidden.predict == pytest.approx(rollout.predict / (house.recipe(kind="rollout").denoise_steps - 1) / 2)
     words = ("precompute", house.images, "--world", house.world, "--kind", "hidden", "--size", "32x32", "--steps", 2)
-    plan = run(*words, "--cache", house.folder / "planned", "--dry-run", "--device", "cpu")
+    plan = run(*words, "--hidden-width", 16, "--cache", house.folder / "planned", "--dry-run", "--device", "cpu")
     assert "hidden states behind block 1 of 2, projected from 32 to 16 channels" in plan
     assert "no pictures" in plan
     assert f"{8 * 16 * 3 * 2 * 2 * 2 / 1024:.1f} KiB" in plan
+    own = run(*words, "--cache", house.folder / "planned", "--dry-run", "--device", "cpu")
+    assert "projected from 32 to 32 channels" in own, "64 by default, and never more than a token has"
 
 
 @pytest.mark.parametrize(
