@@ -65,7 +65,7 @@ def worldlet_build(
     families: _Families = "buckets,race,tower,contact",
     keep_vae: Annotated[
         bool,
-        typer.Option("--keep-vae", help="Train only the transformer of --start (or the embedded world)."),
+        typer.Option("--keep-vae", help="Train only the transformer of --start (or the embedded world); no LM."),
     ] = False,
     regression: Annotated[
         bool,

@@ -72,6 +72,11 @@ def _length(world: WorldSource, recipe: Recipe) -> str:
 
 
 def _denoise_steps(world: WorldSource, recipe: Recipe) -> str:
+    if recipe.traits.has_draws and recipe.solver == "euler" and recipe.denoise_steps <= 2 and world.knows_scenes_alone:
+        return (
+            f"{recipe.denoise_steps} denoise steps are one evaluation of the network, which shows the mean of what may "
+            "happen, so draws differ little. Choose --denoise-steps 10 for draws"
+        )
     if recipe.denoise_steps < world.card.denoise_steps / FAR:
         return (
             f"{recipe.denoise_steps} denoise steps are few for {world.name}, whose own number is "

@@ -24,6 +24,7 @@ from theworld.train.study.arms import StudyTable, parse_study_table, shown_of
 from theworld.train.study.findings import find, score_of, share_needed
 from theworld.train.study.folder import write_json
 from theworld.train.study.plan import Study
+from theworld.train.study.price import cost_ticks
 from theworld.train.study.report import write_report
 from theworld.train.study.run import run_study
 from theworld.train.training.train import train
@@ -181,6 +182,19 @@ def test_plots_against_a_cost_have_plain_numbers_at_their_axes(
         assert not any("$" in name for name in names), "a formula, which a plot shows as it is"
     seconds = next(figure for figure in drawn if "seconds" in figure.axes[0].get_xlabel())
     assert [label.get_text() for label in seconds.axes[0].get_xticklabels()] == ["0", "0.1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("costs", "least", "ticks"),
+    [
+        ([0, 0.01, 1.4], 0.01, [0, 0.01, 0.1, 1]),
+        ([2, 5, 9], 2, [2, 9]),
+        ([0, 0.012, 0.05], 0.012, [0, 0.012, 0.05]),
+        ([0, 3], 3, [0, 3]),
+    ],
+)
+def test_an_axis_of_costs_has_numbers_whatever_they_are(costs: list[float], least: float, ticks: list[float]) -> None:
+    assert cost_ticks(costs) == (least, pytest.approx(ticks))
 
 
 def test_an_arm_that_a_file_states_has_a_color_of_its_own_on_the_page(results: dict[str, Any]) -> None:

@@ -40,10 +40,13 @@ def price(study: Study, name: str) -> dict[str, Any]:
 
 
 def cost_ticks(costs: Sequence[float]) -> tuple[float, list[float]]:
-    """The least cost above 0, up to which an axis of costs is linear, and where it has numbers: 0 and powers of 10."""
-    least = min(cost for cost in costs if cost > 0)
-    powers = range(math.ceil(math.log10(least)), math.floor(math.log10(max(costs))) + 1)
-    return least, [*([0.0] if min(costs) == 0 else []), *(10.0**power for power in powers)]
+    """The least cost above 0, up to which an axis of costs is linear, and where it has numbers.
+
+    These are 0, where a cost is 0, and powers of 10; with fewer than two powers, the least and the largest cost.
+    """
+    least, largest = min(cost for cost in costs if cost > 0), max(costs)
+    powers = [10.0**n for n in range(math.ceil(math.log10(least)), math.floor(math.log10(largest)) + 1)]
+    return least, [*([0.0] if min(costs) == 0 else []), *(powers if len(powers) > 1 else sorted({least, largest}))]
 
 
 def abstention_of(answers: Answers, units: Sequence[UnitAnswers]) -> dict[str, Any]:

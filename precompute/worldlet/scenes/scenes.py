@@ -47,15 +47,17 @@ _CHANGES = 10  # tried per first half before another one is drawn
 
 
 def require_families(names: Sequence[str]) -> None:
-    """Check that all of these are families.
+    """Check that all of these are families, each named once.
 
     Raises:
-        ConfigError: one is not, or none is named.
+        ConfigError: one is not or is named twice, or none is named.
     """
     known = [*FAMILIES, *OPEN_FAMILIES]
     bad = [name for name in names if name not in known]
     if bad or not names:
         raise ConfigError(f"no family {', '.join(bad) or 'given'}: families are {', '.join(known)}")
+    if twice := [name for name in dict.fromkeys(names) if list(names).count(name) > 1]:
+        raise ConfigError(f"family {twice[0]} is named twice: its scenes would have the same names")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,7 +83,9 @@ def write_card(out: Path, card: dict[str, Any]) -> None:
         f"Its own number of denoise steps is {own}: {own - 1} evaluation{'s' if own > 2 else ''} of the network.",
     ]
     if not is_open:
-        lines.append("Frame 0 decides the future of these scenes, so nine are no better (`docs/benchmark.md`).")
+        lines.append(
+            "Frame 0 decides how its scenes end, so one is enough; more keep more colors (`docs/benchmark.md`)."
+        )
     figures = card.get("figures")
     if isinstance(figures, dict):
         test = figures["test"]
@@ -221,11 +223,21 @@ def _require_same_build(scratch: Path, made_with: dict[str, object]) -> None:
     """
     path = scratch / "build.json"
     if path.exists():
-        before = json.loads(path.read_text())
+        try:
+            before: dict[str, object] = json.loads(path.read_text())
+        except ValueError as error:
+            raise ConfigError(f"{path} is damaged ({error}). Remove {scratch}, or name another OUT") from error
         if other := [name for name, value in made_with.items() if before.get(name) != value]:
             told = ", ".join(f"{name} {before.get(name)} (now {made_with[name]})" for name in other)
-            raise ConfigError(f"{scratch} holds a build of other settings: {told}. Name another folder, or remove it")
+            raise ConfigError(
+                f"{scratch} holds a build of other settings: {told}. Name another OUT, or remove {scratch}"
+            )
         return
+    if (scratch / "dynamics").exists() or (scratch / "vae").exists():
+        raise ConfigError(
+            f"{scratch} holds trainings of an earlier version, which did not note their settings. Name another OUT, or "
+            f"remove {scratch}"
+        )
     scratch.mkdir(parents=True, exist_ok=True)
     replace(scratch, path, json.dumps(made_with).encode())
 

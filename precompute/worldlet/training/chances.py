@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...worlds.cosmos.predict2 import CosmosWorld
+from ...worlds.source import resolve_world
 from ..scenes.outcomes import Video, find, read_outcome
-from ..scenes.scenes import FAMILIES, OPEN_FAMILIES
+from ..scenes.scenes import FAMILIES, OPEN_FAMILIES, require_families
 from .clips import Clips, clips_of, draw_scenes
 from .figures import decode_clips, roll_out
 
@@ -116,11 +117,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--families", nargs="+", default=[*FAMILIES])
     parser.add_argument("--scenes", type=int, default=400)
     parser.add_argument("--draws", type=int, default=8)
-    parser.add_argument("--evaluations", type=int, default=9, help="of the network in a rollout")
+    parser.add_argument(
+        "--evaluations", type=int, help="of the network in a rollout; the world's own number by default"
+    )
     options = parser.parse_args(arguments)
+    require_families(options.families)
+    evaluations = options.evaluations or resolve_world(str(options.weights)).card.denoise_steps - 1
     clips = clips_of(draw_scenes("test", options.scenes, families=options.families))
     world = CosmosWorld.load(options.weights)
-    print(json.dumps(measure_draws(world, clips, draws=options.draws, evaluations=options.evaluations), indent=2))
+    print(json.dumps(measure_draws(world, clips, draws=options.draws, evaluations=evaluations), indent=2))
 
 
 if __name__ == "__main__":

@@ -79,6 +79,13 @@ def test_the_worldlet_at_its_own_size_is_warned_of_nothing_and_far_from_it_of_th
     assert "--size 64x64" in warning
 
 
+def test_draws_of_one_evaluation_of_the_worldlet_are_warned_of() -> None:
+    settings = {"height": 64, "width": 64, "rollout_steps": 32, "kind": "samples", "draws": 4}
+    [warning] = far_from_training(resolve_world(None), recipe(**settings, denoise_steps=2))
+    assert "draws differ little. Choose --denoise-steps 10" in warning
+    assert far_from_training(resolve_world(None), recipe(**settings, denoise_steps=10)) == []
+
+
 def test_a_card_that_states_another_size_replaces_the_familys(tmp_path: Path) -> None:
     folder = save_mini_world(tmp_path / "world")
     (folder / "card.json").write_text('{"defaults": {"height": 32, "width": 48}}')

@@ -31,6 +31,8 @@ def test_it_is_made_where_it_is_named_and_in_no_default_set(tmp_path: Path) -> N
     assert best_possible(tmp_path / "default") == {}
     with pytest.raises(ConfigError, match=r"families are buckets, race, tower, contact, push"):
         write_scenes(tmp_path / "none", splits={"test": 2}, families=["shove"])
+    with pytest.raises(ConfigError, match="family push is named twice"):
+        write_scenes(tmp_path / "twice", splits={"test": 2}, families=["push", "push"])
 
 
 def test_the_same_numbers_give_the_same_scene_and_the_push_moves_it() -> None:

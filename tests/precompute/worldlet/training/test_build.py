@@ -181,6 +181,13 @@ def test_a_world_of_an_open_family_is_built_over_the_same_autoencoder_and_its_dr
     assert all(path.name.endswith("-push.npy") for path in (tmp_path / "open.scratch" / "latents").iterdir())
     with pytest.raises(ConfigError, match=r"other settings: families \['push'\] \(now \['buckets'\]\)"):
         build_world(out, families=["buckets"], keep_vae=True, **sizes)  # type: ignore[arg-type]
+    note = tmp_path / "open.scratch" / "build.json"
+    note.write_text("{")
+    with pytest.raises(ConfigError, match=r"build\.json is damaged"):
+        build_world(out, families=["push"], keep_vae=True, **sizes)  # type: ignore[arg-type]
+    note.unlink()
+    with pytest.raises(ConfigError, match="trainings of an earlier version"):
+        build_world(out, families=["push"], keep_vae=True, **sizes)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no family shove: families are buckets, race, tower, contact, push"):
         build_world(out, families=["shove"], keep_vae=True, **sizes)  # type: ignore[arg-type]
 
