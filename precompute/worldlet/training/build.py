@@ -201,15 +201,10 @@ def build_world(
         card["defaults"] = DEFAULTS
     world = CosmosWorld.load(out)
     evaluations = (1,) if regression else (9, *EVALUATIONS)
-    card["figures"] = {
-        split: measure_world(
-            world, clips_of(draw_scenes(split, test_scenes, families=families)), evaluations=evaluations
-        )
-        for split in ("test", "ood")
-    }
+    unseen = {split: clips_of(draw_scenes(split, test_scenes, families=families)) for split in ("test", "ood")}
+    card["figures"] = {split: measure_world(world, clips, evaluations=evaluations) for split, clips in unseen.items()}
     if OPEN_FAMILIES.keys() & set(families):
-        drawn_from = clips_of(draw_scenes("test", test_scenes, families=families))
-        card["draws"] = measure_draws(world, drawn_from, evaluations=evaluations[0])
+        card["draws"] = measure_draws(world, unseen["test"], evaluations=evaluations[0])
     write_card(out, card)
     progress.say(f"worldlet built in {time.process_time() - began:.0f} CPU s: {out}")
     return card
