@@ -17,9 +17,10 @@ from theworld.pipeline.latents.keys import key_of_bytes
 from theworld.pipeline.store.folder import create_store, open_store
 from theworld.train.config import TrainConfig
 from theworld.train.evaluation.abstention import accuracy_by_coverage
+from theworld.train.pages.charts import Curve, Point, plot
 from theworld.train.pages.style import STYLE
 from theworld.train.study import plots, run
-from theworld.train.study.arm_colors import page_color_of, plot_color_of
+from theworld.train.study.arm_colors import page_color_of, plot_color_of, plot_line_of, plot_marker_of
 from theworld.train.study.arms import StudyTable, parse_study_table, shown_of
 from theworld.train.study.findings import find, score_of, share_needed
 from theworld.train.study.folder import write_json
@@ -202,6 +203,20 @@ def test_an_arm_that_a_file_states_has_a_color_of_its_own_on_the_page(results: d
     study = {"study": {**results["study"], "arms": arms}}
     assert len({page_color_of(study, arm) for arm in arms}) == len({plot_color_of(study, arm) for arm in arms}) == 12
     assert all(f".c{page_color_of(study, arm)} {{" in STYLE for arm in arms)
+
+
+def test_arms_that_a_file_states_can_be_told_apart_without_color(results: dict[str, Any]) -> None:
+    arms = ["one", "two", "three", "four", "five", "six", "seven"]
+    study = {"study": {**results["study"], "arms": arms}}
+    assert (
+        len({plot_marker_of(study, arm) for arm in arms}) == len({str(plot_line_of(study, arm)) for arm in arms}) == 7
+    )
+    inks = [page_color_of(study, arm) for arm in arms]
+    # all at one place, so that only their shapes differ
+    dots = plot("", "", [Curve("", [Point(0.5, 0.5)], ink, line=False) for ink in inks], x_label="")
+    lines = plot("", "", [Curve("", [Point(0, 0), Point(1, 1)], ink, dots=False) for ink in inks], x_label="")
+    assert len(set(re.findall(r'<g class="c\d+"><polygon class="fill" points="([^"]+)"', dots))) == 7
+    assert len(set(re.findall(r'<polyline class="curve"[^>]* stroke-dasharray="([^"]+)"', lines))) == 7
 
 
 def test_a_study_is_judged_on_the_hypotheses_it_states(results: dict[str, Any]) -> None:

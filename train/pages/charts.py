@@ -13,7 +13,21 @@ from dataclasses import dataclass
 from .html import Html, render
 
 INKS = 16
-"""Colors of the style sheet, `c0` to `c15`; color-blind readers can tell the first nine apart."""
+"""Colors of the style sheet, `c0` to `c15`; color-blind readers can tell the first nine apart, so the others have dots
+and dashes of their own."""
+_ROUND = 9  # colors with round dots and full lines
+_CORNERS = {
+    "square": (45, 135, 225, 315),
+    "diamond": (0, 90, 180, 270),
+    "triangle up": (90, 210, 330),
+    "triangle down": (30, 150, 270),
+    "triangle left": (60, 180, 300),
+    "triangle right": (0, 120, 240),
+    "hexagon": (0, 60, 120, 180, 240, 300),
+}
+"""Directions of a dot's corners from its middle, in degrees, for the colors after the round ones."""
+_DASHES = ("9 3", "2 3", "9 3 2 3", "14 4", "5 2", "9 3 2 3 2 3", "2 6")
+"""Dashes and gaps of a line without dots, in the same order."""
 _WIDTH = 360
 _NAME = 36  # letters of a name beside a bar
 
@@ -85,12 +99,19 @@ _PLOT = """<figure><figcaption>{{ title }}</figcaption>
 <line class="axis" x1="42" x2="352" y1="206" y2="206"/>\
 <text class="mid" x="197" y="244">{{ x_label }}</text>\
 {% for curve in curves %}<g class="{{ curve.ink }}">{% if curve.path %}\
-<polyline class="curve{{ ' dashed' if curve.dashed else '' }}" points="{{ curve.path }}"/>{% endif %}\
+<polyline class="curve{{ ' dashed' if curve.dashed else '' }}" points="{{ curve.path }}"\
+{% if curve.dashes %} stroke-dasharray="{{ curve.dashes }}"{% endif %}/>{% endif %}\
 {% for dot in curve.dots %}{% if dot.low %}\
 <line class="span" x1="{{ dot.x }}" x2="{{ dot.x }}" y1="{{ dot.low }}" y2="{{ dot.high }}"/>{% endif %}\
-<circle class="fill" cx="{{ dot.x }}" cy="{{ dot.y }}" r="{{ dot.r }}"/>{% endfor %}</g>
+{% if dot.corners %}<polygon class="fill" points="{{ dot.corners }}"/>\
+{% else %}<circle class="fill" cx="{{ dot.x }}" cy="{{ dot.y }}" r="{{ dot.r }}"/>{% endif %}{% endfor %}</g>
 {% endfor %}</svg>
-<ul class="legend">{% for curve in curves %}<li class="{{ curve.ink }}"><span class="key"></span>{{ curve.name }}</li>\
+<ul class="legend">{% for curve in curves %}<li class="{{ curve.ink }}">\
+<svg class="key" viewBox="0 0 24 12" aria-hidden="true">{% if curve.path %}\
+<line class="curve{{ ' dashed' if curve.dashed else '' }}" x1="0" x2="24" y1="6" y2="6"\
+{% if curve.dashes %} stroke-dasharray="{{ curve.dashes }}"{% endif %}/>{% endif %}\
+{% if curve.key %}<polygon class="fill" points="{{ curve.key }}"/>\
+{% elif curve.dots %}<circle class="fill" cx="12" cy="6" r="4"/>{% endif %}</svg>{{ curve.name }}</li>\
 {% endfor %}</ul></figure>
 """
 
@@ -177,21 +198,28 @@ def plot(
         return f"{206 - 194 * (y - bottom) / (top - bottom):.1f}"
 
     def drawn(curve: Curve) -> dict[str, object]:
+        ink = curve.ink % INKS
         dots = [
             {
                 "x": x_at(point.x),
                 "y": y_at(point.y),
-                "r": f"{2 + 4 * math.sqrt(point.weight / 2):.1f}",
+                "r": f"{_radius(point):.1f}",
+                "corners": _corners(ink, float(x_at(point.x)), float(y_at(point.y)), 1.3 * _radius(point)),
                 "low": None if point.low is None else y_at(point.low),
                 "high": None if point.high is None else y_at(point.high),
             }
             for point in curve.points
         ]
         path = " ".join(f"{dot['x']},{dot['y']}" for dot in dots) if curve.line else ""
-        ink = f"c{curve.ink % INKS}"
         return {
-            "name": curve.name, "ink": ink, "path": path, "dots": dots if curve.dots else [], "dashed": curve.dashed
-        }  # fmt: skip
+            "name": curve.name,
+            "ink": f"c{ink}",
+            "path": path,
+            "dots": dots if curve.dots else [],
+            "key": _corners(ink, 12, 6, 5) if curve.dots else "",
+            "dashed": curve.dashed,
+            "dashes": "" if curve.dots or ink < _ROUND else _DASHES[ink - _ROUND],
+        }
 
     step = (top - bottom) / 4
     y_ticks = [
@@ -221,6 +249,18 @@ def _named(bar: Bar, y: int) -> dict[str, object]:
         "mid": f"{y + 23.5}",
         "bottom": f"{y + 28}",
     }
+
+
+def _radius(point: Point) -> float:
+    return 2 + 4 * math.sqrt(point.weight / 2)
+
+
+def _corners(ink: int, x: float, y: float, radius: float) -> str:
+    """The corners of a color's dot as SVG has them; "" where it is round."""
+    if ink < _ROUND:
+        return ""
+    directions = [math.radians(degrees) for degrees in list(_CORNERS.values())[ink - _ROUND]]
+    return " ".join(f"{x + radius * math.cos(at):.1f},{y - radius * math.sin(at):.1f}" for at in directions)
 
 
 def _at(value: float, low: float, high: float) -> str:

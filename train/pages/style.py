@@ -45,7 +45,7 @@ svg .span { stroke: var(--c); stroke-width: 2 } svg .bold { font-weight: 600 }
 svg .dashed { stroke-dasharray: 4 4 } svg .end { text-anchor: end } svg .mid { text-anchor: middle }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: .1rem 1rem; padding: 0; margin: .2rem 0;
   font-size: .9rem }
-.key { display: inline-block; width: .8em; height: .8em; border-radius: 2px; background: var(--c); margin-right: .4em }
+.legend .key { display: inline-block; width: 1.8em; height: .9em; margin: 0 .4em 0 0; vertical-align: -.1em }
 .controls { position: sticky; top: 0; background: var(--paper); padding: .5rem 0; display: flex; flex-wrap: wrap;
   gap: .4rem; align-items: center; z-index: 1 }
 [hidden] { display: none !important }

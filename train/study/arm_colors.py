@@ -1,4 +1,4 @@
-"""The colors of a study's arms: each arm has one on the whole page, and one in all plots."""
+"""The colors, dots and lines of a study's arms: each arm has its own on the whole page, and in all plots."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ _PNG = {
 """Built-in arms in the order of the style sheet's colors: Okabe and Ito's, which color-blind readers can tell apart."""
 _MORE_PNG = ("#d55e00", "#332288", "#117733", "#aa4499", "#44aa99", "#882255", "#6699cc")
 """Of arms that a study's file states, which take turns."""
+_MORE_MARKERS = "sD^v<>H"
+"""Their dots, for who cannot tell these colors apart; as on the page."""
+_MORE_DASHES: tuple[tuple[int, ...], ...] = ((9, 3), (2, 3), (9, 3, 2, 3), (14, 4), (5, 2), (9, 3, 2, 3, 2, 3), (2, 6))
+"""Their lines where these have no dots: points of ink and of gap."""
 
 
 def page_color_of(results: Mapping[str, Any], arm: str) -> int:
@@ -29,6 +33,16 @@ def page_color_of(results: Mapping[str, Any], arm: str) -> int:
 def plot_color_of(results: Mapping[str, Any], arm: str) -> str:
     """The color of an arm in a PNG plot, such as `#0072b2`."""
     return _MORE_PNG[_place(results, arm) % len(_MORE_PNG)] if arm not in _PNG else _PNG[arm]
+
+
+def plot_marker_of(results: Mapping[str, Any], arm: str) -> str:
+    """The shape of an arm's dots in a PNG plot, as matplotlib names it."""
+    return _MORE_MARKERS[_place(results, arm) % len(_MORE_PNG)] if arm not in _PNG else "o"
+
+
+def plot_line_of(results: Mapping[str, Any], arm: str) -> str | tuple[int, tuple[int, ...]]:
+    """The line style of an arm in a PNG plot whose lines have no dots, as matplotlib takes it."""
+    return (0, _MORE_DASHES[_place(results, arm) % len(_MORE_PNG)]) if arm not in _PNG else "-"
 
 
 def _place(results: Mapping[str, Any], arm: str) -> int:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ...pipeline.messages import format_amount
 from ..pages.intervals import error_bar
 from ..pages.plotting import png, tidy
-from .arm_colors import plot_color_of
+from .arm_colors import plot_color_of, plot_line_of, plot_marker_of
 from .findings import score_of
 from .plan import SHIFTED, TEST
 from .price import cost_ticks
@@ -53,9 +53,8 @@ def _price(results: Results, *, field: str, label: str) -> Figure | None:
     figure = Figure(figsize=(6.5, 4.2))
     axes = figure.add_subplot()
     for arm, x, row in points:
-        axes.errorbar(
-            x, row["value"], yerr=_bars(row), color=plot_color_of(results, arm), marker="o", linestyle="", label=arm
-        )
+        color, marker = plot_color_of(results, arm), plot_marker_of(results, arm)
+        axes.errorbar(x, row["value"], yerr=_bars(row), color=color, marker=marker, linestyle="", label=arm)
     least, ticks = cost_ticks([x for _, x, _ in points])
     axes.set_xscale("symlog", linthresh=least)
     axes.set_xticks(ticks, [format_amount(tick) for tick in ticks])
@@ -76,7 +75,7 @@ def _abstention(results: Results) -> Figure | None:
     axes = figure.add_subplot()
     for arm, points in curves.items():
         x, y = [point["coverage"] for point in points], [point["accuracy"] for point in points]
-        axes.plot(x, y, color=plot_color_of(results, arm), label=arm)
+        axes.plot(x, y, color=plot_color_of(results, arm), linestyle=plot_line_of(results, arm), label=arm)
     axes.set_xlabel("coverage: share of questions answered, the most certain first")
     axes.set_ylabel("accuracy, temporal questions")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -107,16 +106,17 @@ def _learning(results: Results) -> Figure | None:
             rows = [score_of(results, arm=arm, labels=count, type=kind) for count in labels]
             shift = 1 + 0.03 * (number - len(arms) / 2)  # so that intervals do not overlap
             plotted = [(count * shift, row) for count, row in zip(labels, rows, strict=True) if row is not None]
+            color, marker = plot_color_of(results, arm), plot_marker_of(results, arm)
             axes.plot(
                 [x for x, _ in plotted],
                 [row["value"] for _, row in plotted],
-                color=plot_color_of(results, arm),
+                color=color,
+                marker=marker,
+                markersize=3.5,
                 label=arm,
             )
             for x, row in plotted:
-                axes.errorbar(
-                    x, row["value"], yerr=_bars(row), color=plot_color_of(results, arm), marker="o", markersize=3.5
-                )
+                axes.errorbar(x, row["value"], yerr=_bars(row), color=color)
         if kind == "temporal" and results["heuristic"] is not None:
             axes.axhline(results["heuristic"], color="#bbbbbb", linestyle=":", label="rule of thumb")
         axes.set_xscale("log")
