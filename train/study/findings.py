@@ -50,7 +50,8 @@ class Findings:
         """The main figures as tables for a terminal."""
         study = self.results["study"]
         kinds = self.results["types"]
-        title = f"{study['primary']} labelled scenes, {study['seeds']} seeds, {study['budget']['train_steps']} updates"
+        seeds = f"{study['seeds']} seed{'s' * (study['seeds'] != 1)}"
+        title = f"{study['primary']:,} labelled scenes, {seeds}, {study['budget']['train_steps']:,} updates"
         arms = Table("arm", "world tokens", *kinds, title=title)
         for arm in study["arms"]:
             row = [score_of(self.results, arm=arm, labels=study["primary"], type=kind) for kind in kinds]

@@ -79,6 +79,9 @@ def _summary(results: Results) -> Html:
     scene_counts = ", ".join(
         f"{n['scenes']:,} {name} scenes ({n['questions']:,} questions)" for name, n in study["asked"].items()
     )
+    several = study["seeds"] > 1
+    seeds = f"{study['seeds']} seed{'s' * several}"
+    others = "other test scenes and other seeds" if several else "other test scenes"
     return together(
         [
             paragraph(
@@ -87,9 +90,9 @@ def _summary(results: Results) -> Html:
             ),
             _shares(results),
             paragraph(
-                f"Each arm was trained on {study['primary']:,} labelled scenes with {study['seeds']} seeds, and tested "
-                f"on {scene_counts}. The 95 % intervals are over other test scenes and other seeds; the labels "
-                "and the world model are the same in all arms."
+                f"Each arm was trained on {study['primary']:,} labelled scenes with {seeds}, and tested "
+                f"on {scene_counts}. The 95 % intervals are over {others}; the labels and the world model are the same "
+                "in all arms."
             ),
             bullets(lines),
         ]
