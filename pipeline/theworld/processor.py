@@ -28,6 +28,7 @@ from theworld.precompute.worlds.source import find_autoencoder
 from theworld.train.data.batches import Example, pad_rows
 from theworld.train.data.vision import VisionInputs
 from theworld.train.language.prompt_format import PromptFormat
+from theworld.train.questions.markers import Markers
 
 Picture = Image.Image | str | os.PathLike[str] | bytes | NDArray[Any] | Tensor | Mapping[str, Any] | io.IOBase
 """A picture of Pillow; a file, its name or its bytes; uint8 pixels (H, W, 3), (H, W) or, of a tensor, (3, H, W); or
@@ -67,7 +68,7 @@ class Processor:
         """One batch: `model(**processor("where will it land?", "a.png"))`.
 
         Args:
-            text: one question or several.
+            text: one question or several; markers such as <image> are taken out, for world tokens always come first.
             images: one picture for all of them, or one for each. A file of an image has the key that a store has for
                 it; a picture that is no file has a key of its pixels.
             return_tensors, padding: as of transformers' processors; there are tensors alone, and rows of one length.
@@ -85,8 +86,12 @@ class Processor:
                 "rows are padded to the longest (True)"
             )
         texts = [text] if isinstance(text, str) else list(text)
-        if not texts or not all(isinstance(each, str) and each.strip() for each in texts):
+        if not texts or not all(isinstance(each, str) for each in texts):
             raise ConfigError(f"text is one question or several, got {text!r}")
+        markers = [Markers() for _ in texts]
+        texts = [marker.take(each) for marker, each in zip(markers, texts, strict=True)]
+        if not all(texts) or any(marker.images > 1 for marker in markers):
+            raise ConfigError(f"text is one question or several, each about one image, got {text!r}")
         ids = [tuple(self._prompts.prompt_ids(each)) for each in texts]
         rows = pad_rows([(Example("", row, ()),) for row in ids], self._prompts.pad_id)
         batch: dict[str, Any] = {name: rows[name] for name in ("input_ids", "attention_mask")}

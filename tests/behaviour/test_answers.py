@@ -23,6 +23,7 @@ from theworld.train.evaluation.answer import ask
 from theworld.train.evaluation.answering import many
 from theworld.train.evaluation.answering.many import Response, answer_all
 from theworld.train.evaluation.evaluate import evaluate, evaluate_shown
+from theworld.train.evaluation.live_answer import answer_live
 from theworld.train.evaluation.results.compare import compare_evaluations
 from theworld.train.evaluation.results.rescore import rescored
 from theworld.train.evaluation.results.saved import Evaluation, read_evaluation
@@ -333,6 +334,25 @@ def test_an_answer_in_own_words_can_be_drawn(place: Path) -> None:
         ask(loaded, latents, "where?", ["left", "right"], writing=AnswerConfig(temperature=1.0))
     with pytest.raises(QuestionError, match=r"'<eos>', which .* reads as a control token"):
         ask(loaded, latents, "where is the ball? <eos>", ["left", "right"])
+
+
+def test_a_question_is_asked_as_it_is_trained_without_markers_and_within_the_context(place: Path) -> None:
+    store = open_store(place / "rollouts")
+    latents, loaded = torch.from_numpy(store.read(list(store.keys)[:1])), load_run(place / "run", device="cpu")
+    plain, marked = (ask(loaded, latents, text, ["left", "right"]) for text in ("where?", "<image>\nwhere?"))
+    assert plain == marked
+    for question, choices, words in (
+        ("why " * 8192, ["left", "right"], r"is too long: 8,\d\d\d tokens of it, 2 of the answer and \d+ world tokens"),
+        ("why " * 8192, None, "is too long"),
+        ("<image>", None, "the question is empty"),
+        ("<image 1> or <image 2>?", None, "refers to 2 images"),
+        ("where\udce9?", None, "is not Unicode text"),
+        ("where?", ["left"], "two or more different answers"),
+    ):
+        with pytest.raises((ConfigError, QuestionError), match=words):
+            ask(loaded, latents, question, choices)
+        with pytest.raises((ConfigError, QuestionError), match=words):  # and nothing is rolled out for it
+            answer_live(loaded, lambda _: pytest.fail("rolled out"), question, choices)
 
 
 def test_a_run_whose_language_model_has_moved_is_evaluated_with_its_new_place(place: Path, tmp_path: Path) -> None:

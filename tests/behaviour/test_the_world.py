@@ -207,8 +207,11 @@ def test_what_does_not_fit_is_refused_in_words(model: TheWorld, place: Path) -> 
         model.processor(QUESTION, return_tensors="np")
     with pytest.raises(ConfigError, match="got int"):
         model.processor(QUESTION, 3)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="one question or several"):
-        model.processor("  ")
+    for nothing in ("  ", "<image>", "<image 1> or <image 2>?"):
+        with pytest.raises(ConfigError, match="one question or several, each about one image"):
+            model.processor(nothing)
+    marked, plain = (model.processor(text)["input_ids"].tolist() for text in (f"<image>\n{QUESTION}", QUESTION))
+    assert marked == plain
     with pytest.raises(ConfigError, match="images= or latents="):
         model.rank(QUESTION, ["a", "b"])
     with pytest.raises(ConfigError, match="a list of texts, got the text 'left'"):

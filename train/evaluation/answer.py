@@ -27,10 +27,11 @@ from ..data.batches import Example, pad_rows, to_device
 from ..data.doubt import as_doubted
 from ..data.vision import VisionInputs
 from ..language.prompt_format import PromptFormat
+from ..questions.markers import Markers
 from ..questions.record import Question
 from ..questions.shown_choices import as_shown
 from ..runs.folder import LoadedRun, load_run
-from .answering.forward import generate_texts, log_likelihoods, most_new_tokens, next_token_logits
+from .answering.forward import MAX_NEW_TOKENS, generate_texts, log_likelihoods, most_new_tokens, next_token_logits
 from .answering.many import single_tokens
 from .answering.row_limit import RowLimit
 
@@ -79,9 +80,8 @@ def ask(
         progress: where warnings go; None is `Progress.to_logger()`.
     Raises:
         RunError: no run folder, or another base model.
-        ConfigError: more steps than the latents have, an empty question, choices that are not two different ones, or
-            `writing` with choices, which are ranked.
-        QuestionError: a choice has words the language model has no token for, or a text holds a control token.
+        ConfigError: more steps than the latents have; or as of `read_asked`.
+        QuestionError: as of `read_asked`.
         LatentShapeError: latents of another shape than it was trained on.
     """
     progress = progress or Progress.to_logger()
@@ -89,22 +89,15 @@ def ask(
     latents = as_tensor(latents) if isinstance(latents, np.ndarray) else latents
     if len(latents) != 1:
         raise LatentShapeError(f"ask takes the latents of one image, (1, C, T, H, W), got {tuple(latents.shape)}")
-    if not question.strip():
-        raise ConfigError("the question is empty")
-    if isinstance(choices, str):
-        raise ConfigError(f"choices are a list of texts, got the text {choices!r}")
-    if choices and writing is not None and writing != AnswerConfig():
-        raise ConfigError(
-            "choices are ranked, so nothing is generated: leave out max_new_tokens, temperature, top_p and seed, or "
-            "the choices"
-        )
-    prompt_text, labels = _as_prompted(question, choices, loaded)
-    _check_choices(labels, loaded.lm)
+    asked = read_asked(loaded, question, choices, writing)
+    if asked.question != question.strip():
+        progress.say("note: the marker of the image is taken out of the question: world tokens always come first")
+    question = asked.question
     if unknown := loaded.lm.unknown_words(question):
         progress.warn(f"warning: {loaded.lm.weights.source} has no token for {', '.join(unknown)} in the question")
     latents, steps = _as_read(loaded, latents, steps, progress)
-    prompt = tuple(loaded.lm.prompt_ids(prompt_text))
-    answers = [tuple(loaded.lm.answer_ids(label)) for label in labels or ()]
+    asked.require_room(loaded, steps)
+    prompt, answers = asked.prompt, asked.answers
     first = single_tokens(answers)
     rows = [first[:1]] if first else answers or [()]
     batch = pad_rows([(Example("", prompt, row),) for row in rows], loaded.lm.pad_id)
@@ -131,6 +124,75 @@ def ask(
     shares = torch.tensor(scores).softmax(0).tolist()
     ranked = sorted(map(Ranked, choices, shares, scores), key=lambda choice: -choice.log_likelihood)
     return Answer(ranked[0].choice, tuple(ranked))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question as a run reads it."""
+
+    question: str
+    """Without the marker of an image."""
+    prompt: tuple[int, ...]
+    answers: list[tuple[int, ...]]
+    """The ids of each choice; empty where an answer is generated."""
+    generated: int
+    """Tokens of an answer that is generated, unless how many was said."""
+
+    def require_room(self, loaded: LoadedRun, steps: int) -> None:
+        """Refuse a question that does not fit into the context, which training and evaluation refuse, too.
+
+        Args:
+            steps: rollout steps that are read.
+        Raises:
+            QuestionError: names the tokens of each part.
+        """
+        facts = loaded.meta.reader
+        world = 0 if facts.frames == () else loaded.model.reader.count(1 + steps, *facts.latent_shape[1:])
+        answer = max(map(len, self.answers), default=self.generated)
+        if world + len(self.prompt) + answer > loaded.lm.context:
+            raise QuestionError(
+                f"the question is too long: {len(self.prompt):,} tokens of it, {answer:,} of the answer and {world:,} "
+                f"world tokens are more than the {loaded.lm.context:,} that {loaded.lm.weights.source} attends to. "
+                "Shorten it"
+            )
+
+
+def read_asked(
+    loaded: LoadedRun, question: str, choices: Sequence[str] | None, writing: AnswerConfig | None = None
+) -> Asked:
+    """A question and its choices as the run reads them, before anything is rolled out for them.
+
+    Args:
+        choices, writing: as of `ask`.
+    Raises:
+        ConfigError: an empty question, or one about several images; choices that are not two different ones, or
+            `writing` with choices, which are ranked.
+        QuestionError: a choice has words the language model has no token for, or a text holds a control token.
+    """
+    if isinstance(choices, str):
+        raise ConfigError(f"choices are a list of texts, got the text {choices!r}")
+    if any("\ud800" <= letter <= "\udfff" for text in (question, *(choices or ())) for letter in text):
+        raise ConfigError("the question or a choice is not Unicode text: write it in UTF-8")
+    markers = Markers()
+    question = markers.take(question)
+    if not question:
+        raise ConfigError("the question is empty")
+    if markers.images > 1:
+        raise ConfigError(f"the question refers to {markers.images} images, and a run is asked about one")
+    if choices and writing is not None and writing != AnswerConfig():
+        raise ConfigError(
+            "choices are ranked, so nothing is generated: leave out max_new_tokens, temperature, top_p and seed, or "
+            "the choices"
+        )
+    prompt_text, labels = _as_prompted(question, choices, loaded)
+    _check_choices(labels, loaded.lm)
+    is_open = writing is None or writing.max_new_tokens is None  # what was said is checked where it is generated
+    return Asked(
+        question,
+        tuple(loaded.lm.prompt_ids(prompt_text)),
+        [tuple(loaded.lm.answer_ids(label)) for label in labels or ()],
+        MAX_NEW_TOKENS if is_open else 0,
+    )
 
 
 def _as_read(loaded: LoadedRun, latents: Tensor, steps: int | None, progress: Progress) -> tuple[Tensor, int]:

@@ -24,7 +24,7 @@ from ..config import AnswerConfig
 from ..data.arms import arm_of_run
 from ..questions.record import UNTYPED
 from ..runs.folder import LoadedRun
-from .answer import Answer, ask
+from .answer import Answer, ask, read_asked
 from .policies.adaptive import ADAPTIVE, Adaptive
 from .policies.gates import Gate, margin, parse_rule
 
@@ -74,14 +74,18 @@ def answer_live(
         progress: where warnings go; None is `Progress.to_logger()`.
     Raises:
         ConfigError: both `steps` and `adaptive`; more steps than there are; a type without a rule; a run without a
-            gate.
+            gate; or, before anything is rolled out, as of `read_asked`.
+        QuestionError: as of `read_asked`, or too long a question.
         RunError: the gate cannot be read.
     """
     progress = progress or Progress.to_logger()
     max_steps = loaded.meta.reader.num_world_steps
     arm = arm_of_run(loaded.meta.config)
 
+    asked = read_asked(loaded, question, choices, writing)
+
     def answer_with(count: int, reason: str | None = None) -> LiveAnswer:
+        asked.require_room(loaded, count)
         latents = see(arm.needed_steps(count, loaded.meta.recipe))
         answer = ask(loaded, latents, question, choices, steps=count, image=image, writing=writing, progress=progress)
         return LiveAnswer(answer, count, reason, latents[:, :, : 1 + count])

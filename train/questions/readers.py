@@ -111,13 +111,18 @@ def read_rows(path: Path, columns: Mapping[str, str] | None = None, *, keep: Kee
         reader = RowReader(keep=keep)
         return Rows("LLaVA", _rows(whole, reader, first_number=0), "conversation", reader.notes)
     names: dict[str, None] = {}
+    problem = ""
     for _, record in whole:
         if isinstance(record, dict):
             names.update(dict.fromkeys(record))
+        else:
+            problem = problem or record
         if len(names) > limits.MAX_COLUMNS:
             raise QuestionError(
                 f"{path} has more than {limits.MAX_COLUMNS:,} columns, and no question has as many fields"
             )
+    if problem and not names:
+        raise QuestionError(f"{path} holds no row that can be read. The first: {problem}")
     return _table(path, tuple(names), _list_rows(path), columns, keep)  # read again, rather than kept
 
 

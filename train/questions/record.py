@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
+from unicodedata import normalize
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -101,7 +102,7 @@ class Question(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Question:
         if self.choices is not None:
-            if len(set(self.choices)) < len(self.choices):
+            if len({normalize("NFC", choice) for choice in self.choices}) < len(self.choices):
                 raise ValueError(f"choices: {list(self.choices)} names one choice twice")
             if self.answer not in self.choices:
                 raise ValueError(f"answer: {self.answer!r} is not among the choices {list(self.choices)}")

@@ -28,8 +28,9 @@ _PLAIN = (
 """Fields whose value is a text, whatever it is."""
 _HOW_GIVEN: dict[Given, str] = {
     "place": "answers given by place, from 0",
-    "either": "answers that are one choice and the place of another, taken as the choice",
+    "either": "answers that are one choice and the letter or place of another, taken as the choice",
     "case": "answers written in another case than their choice",
+    "look": "answers with other blanks than their choice, or in another form of Unicode",
 }
 _MARKERS = "questions with a marker of the image in their text, which is taken out"
 _ABSENT_CHOICES = "questions with an empty choice, which is left out"

@@ -12,6 +12,8 @@ import csv
 import io
 import json
 import re
+import shlex
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -162,29 +164,86 @@ class _RowLines:
 
     def __init__(self, lines: TextIO) -> None:
         self._lines = lines
-        self.left = MAX_CSV_ROW_CHARACTERS
-        """Characters that this row may still have; set anew by the reader of rows."""
+        self._again = io.StringIO(newline="")
+        """Lines that are given once more, before others are read."""
+        self._error: csv.Error | None = None
+        """Why the next line cannot be given."""
+        self._left = MAX_CSV_ROW_CHARACTERS
+        self._first, self._row = "", io.StringIO(newline="")
+        """The first line of this row; of a row of several, the text of all: a list would take 50 times as much."""
+        self._count = 0
         self.number = 0
-        self.again: str | csv.Error | None = None
-        """A line to be given once more, or why there is none."""
+        """Of the last line that was given."""
 
     def __iter__(self) -> _RowLines:
         return self
 
     def __next__(self) -> str:
-        again, self.again = self.again, None
-        if isinstance(again, csv.Error):
-            raise again
-        if again is not None:
-            return again
-        line = self._lines.readline(self.left)
+        if self._error is not None:
+            self.number += 1
+            error, self._error = self._error, None
+            raise error
+        line = self._again.readline() or self._read()
+        self.number += 1
+        self._left = max(self._left - len(line), 1)
+        if not self._count:
+            self._first = line
+        elif self._count == 1:
+            self._row = io.StringIO(newline="")
+            self._row.write(self._first + line)
+        else:
+            self._row.write(line)
+        self._count += 1
+        return line
+
+    def begin(self) -> None:
+        """Begin a row: the lines before are done."""
+        self._left = MAX_CSV_ROW_CHARACTERS
+        self._count = 0
+
+    def peek(self) -> str:
+        """The next line, which is given once more; empty where none can be."""
+        self.begin()
+        try:
+            line = next(self)
+        except StopIteration:
+            return ""
+        except csv.Error as error:
+            self._error, line = error, ""
+            self.number -= 1
+        else:
+            self._again = io.StringIO(line, newline="")
+            self.number -= 1
+        return line
+
+    def give_again(self) -> None:
+        """Give the lines of this row, which has several, once more, but for the first."""
+        rest = self._row.getvalue()[len(self._first) :]
+        at = self._again.tell() - len(rest)
+        if self._again.read(1):  # all of them were given again before
+            self._again.seek(at)
+        else:
+            self._again = io.StringIO(rest, newline="")
+        self.number -= self._count - 1
+
+    def has_open_quote(self, delimiter: str) -> bool:
+        """Whether this row has several lines only since a quotation mark is not closed, so that it holds other rows."""
+        if self._count == 1:
+            return False
+        self._row.seek(0)
+        try:
+            next(csv.reader(self._row, delimiter=delimiter, strict=True))
+        except csv.Error:
+            return True
+        return False
+
+    def _read(self) -> str:
+        line = self._lines.readline(self._left)
         if not line:
             raise StopIteration
-        self.number += 1
-        self.left -= len(line)
-        if self.left > 0 or line.endswith(("\n", "\r")):
-            self.left = max(self.left, 1)
+        if len(line) < self._left or line.endswith(("\n", "\r")):
             return line
+        self.number += 1
         if not _skip_line(self._lines, ("\n", "\r")):
             raise _Endless(_ENDLESS)
         raise csv.Error(f"it is longer than {MAX_CSV_ROW_CHARACTERS:,} characters (is a quotation mark not closed?)")
@@ -195,11 +254,13 @@ def _csv_records(file: Path, delimiter: str) -> Iterator[tuple[str, Record]]:
     # a file name that is not UTF-8 must still open its file
     with io.TextIOWrapper(open_text(file), encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         rows = _RowLines(lines)
-        reader = csv.reader(rows, delimiter=_delimiter_of(rows) if delimiter == "," else delimiter)
+        delimiter = _delimiter_of(rows) if delimiter == "," else delimiter
+        reader = csv.reader(rows, delimiter=delimiter)
         header: list[str] | None = None
+        is_first = True
         while True:
-            name = f"{file.name}:{rows.number + (rows.again is None)}"
-            rows.left = MAX_CSV_ROW_CHARACTERS
+            name = f"{file.name}:{rows.number + 1}"
+            rows.begin()
             try:
                 values = next(reader)
             except StopIteration:
@@ -212,29 +273,45 @@ def _csv_records(file: Path, delimiter: str) -> Iterator[tuple[str, Record]]:
                 continue
             if not values:
                 continue
-            if header is None:
+            if rows.has_open_quote(delimiter):
+                if header is None:
+                    raise ConfigError(f"{name} is no row of column names: a quotation mark in it is not closed")
+                rows.give_again()
+                yield name, f"{name} is not CSV: a quotation mark in it is not closed (inside a value, it stands twice)"
+            elif header is None:
                 if len(values) > MAX_COLUMNS:
                     raise ConfigError(f"{name} names {len(values):,} columns; the limit is {MAX_COLUMNS:,}")
-                header = values
+                header = _each_once(values)
             elif any(values[len(header) :]):  # an unquoted delimiter has shifted the columns
                 counts = f"{len(values)} values for {len(header)} columns"
                 yield name, f"{name} has {counts}. Put quotes around a value that holds {delimiter!r}"
             else:
-                yield name, dict(zip(header, values, strict=False))
+                # the first row names all columns, those without a value too
+                record = cast(dict[str, Any], dict.fromkeys(header) if is_first else {})
+                is_first = False
+                yield name, record | dict(zip(header, values, strict=False))
+
+
+def _each_once(names: list[str]) -> list[str]:
+    """The names of columns; of those that come twice the second gets a number, `image.1`, as in pandas."""
+    taken, each = set[str](), list[str]()
+    counts: Counter[str] = Counter()
+    for name in names:
+        new = name
+        while name and new in taken:
+            counts[name] += 1
+            new = f"{name}.{counts[name]}"
+        taken.add(new)
+        each.append(new)
+    return each
 
 
 def _delimiter_of(rows: _RowLines) -> str:
     """What stands between the values: what the first line says, or what there is in it instead of a comma."""
-    try:
-        line = next(rows)
-    except StopIteration:
-        return ","
-    except csv.Error as error:
-        rows.again = error
-        return ","
+    line = rows.peek()
     if match := _SEPARATOR.fullmatch(line):
+        next(rows)
         return match[1]
-    rows.again = line
     names = re.sub(r'"[^"]*"', "", line)
     return "," if "," in names else next((mark for mark in (";", "\t") if mark in names), ",")
 
@@ -264,7 +341,10 @@ def _array_records(file: Path) -> Iterator[tuple[str, Record]]:
             return False
 
         if not skip("["):
-            raise ConfigError(f"{file} is not a JSON array of objects; JSON lines are read from a .jsonl file")
+            raise ConfigError(
+                f"{file} is not a JSON array of objects; JSON lines are read from a .jsonl file. If its rows are a "
+                f"list in an object, as COCO's images, take it out: jq .images {shlex.quote(file.name)} > rows.json"
+            )
         while not skip("]"):
             name = f"{file.name}:{number}"
             if number > 1 and not skip(","):

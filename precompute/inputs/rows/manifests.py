@@ -114,12 +114,15 @@ def read_manifest(file: Path, takes: str, *, column: str | None, fields: Fields)
     names: tuple[str, ...] = ()
     is_llava = form_of_name(file.name) == ".json"
     is_first = True
+    problem = ""
+    """Of the first row that is none."""
     flags = fields.flags()
     try:
         while True:
             for name, record in read_records(file):
                 number = int(name[len(file.name) + 1 :])
                 if not isinstance(record, dict):
+                    problem = problem or record
                     yield Row(number, problem=ImageError(FailureReason.ROW, record))
                     continue
                 if len(columns) < limits.MAX_COLUMNS:
@@ -148,6 +151,8 @@ def read_manifest(file: Path, takes: str, *, column: str | None, fields: Fields)
             yield AGAIN
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
+    if problem and not columns:
+        raise ConfigError(f"{file} holds no row that can be read. The first: {problem}")
     choose_column(file, columns, takes, column)
     check_fields(file, columns, fields)
 

@@ -18,6 +18,8 @@ from ....pipeline.files.limits import MAX_TAR_HEADER_BYTES, MAX_TAR_HEADERS
 
 _BLOCK = 512
 _MAX_NAME = 4096
+_PADDING = 2**20
+"""Bytes behind the closing zeros that are looked at: tar pads to 10 KiB, for old tapes to 1 MiB at most."""
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 
 
@@ -65,6 +67,7 @@ def _members(file: BinaryIO, path: str) -> Iterator[Member]:
         file.seek(at)
         block = file.read(_BLOCK)
         if not block.strip(b"\0"):  # the closing zeros, or the file's end
+            _require_end(file, at, end, path)
             return
         try:
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
@@ -92,6 +95,27 @@ def _members(file: BinaryIO, path: str) -> Iterator[Member]:
             is_folder = header.type == tarfile.DIRTYPE
             yield Member((name or header.name)[:_MAX_NAME], data, data_bytes, is_regular, is_folder)
             name, size, sparse, extended = None, None, False, 0
+
+
+def _require_end(file: BinaryIO, at: int, end: int, path: str) -> None:
+    """Refuse what stands behind the closing zeros, which every reader would pass over without a word.
+
+    Raises:
+        ImageError: other members, as of `cat a.tar b.tar`; or more zeros than any writer pads with, as where a download
+            that reserves its place was broken off.
+    """
+    file.seek(at)
+    if file.read(_PADDING).strip(b"\0"):
+        raise ImageError(
+            FailureReason.TAR,
+            f"{path} goes on behind its end at byte {at}, as two tars in one file do; the rest of it is not used. Name "
+            "each tar, or join them with tar --concatenate",
+        )
+    if end - at > _PADDING:
+        raise ImageError(
+            FailureReason.TRUNCATED,
+            f"{path} holds nothing but zeros from byte {at} of {end:,} on: was it copied or downloaded to its end?",
+        )
 
 
 def _read_small(file: BinaryIO, size: int, path: str) -> bytes:

@@ -240,6 +240,7 @@ def test_what_is_in_no_layout_or_damaged_is_refused_by_name(tmp_path: Path) -> N
         ("x.parquet", "PAR1 not really", "cannot be read as a table"),
         ("x.json", '{"image": "a.png"}', "a JSON object of no rows, but image"),
         ("x.csv", "", "holds no row"),
+        ("x.csv", "image,question,answer\na.png,who, me,x\n", "no row that can be read.*4 values for 3 columns"),
         ("empty", None, "a folder without questions"),
         ("absent.csv", None, "No such file"),
     ):

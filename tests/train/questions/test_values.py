@@ -118,6 +118,30 @@ def test_a_value_means_the_same_in_every_layout(
 ABSENT = [None, NAN, "", "  ", "nan", "NaN", "<NA>", []]
 
 
+def test_an_answer_names_the_choice_that_looks_the_same(tmp_path: Path) -> None:
+    choices = ["caf\u00e9 noir", "tea"]
+    for answer in (
+        "cafe\u0301 noir",
+        "caf\u00e9\u00a0noir",
+        "caf\u00e9  noir",
+        "caf\u00e9 noir\u200b",
+        "Cafe\u0301 noir",
+    ):
+        file = read_question_file(as_jsonl(tmp_path, {**ROW, "choices": choices, "answer": answer}))
+        assert [question.answer for question in file.questions] == ["caf\u00e9 noir"], answer
+        assert file.notes == {"answers with other blanks than their choice, or in another form of Unicode": 1}
+    file = read_question_file(
+        as_jsonl(tmp_path, {**ROW, "choices": ["caf\u00e9", "cafe\u0301"], "answer": "caf\u00e9"})
+    )
+    assert "names one choice twice" in str(file.bad[0])
+
+
+def test_an_answer_that_is_one_choice_and_the_letter_of_another_is_counted(tmp_path: Path) -> None:
+    file = read_question_file(as_jsonl(tmp_path, {**ROW, "choices": ["B", "A", "C"], "answer": "A"}))
+    assert [question.answer for question in file.questions] == ["A"]
+    assert file.notes == {"answers that are one choice and the letter or place of another, taken as the choice": 1}
+
+
 @pytest.mark.parametrize("value", ABSENT, ids=map(repr, ABSENT))
 @pytest.mark.parametrize("write", [as_jsonl, as_json, as_csv])
 def test_what_is_absent_is_absent_in_every_layout(

@@ -9,12 +9,12 @@ from typing import Any, Literal, cast
 
 from .choices import LETTERED, Choices
 from .list_text import LIST_TEXT, items_of_text
-from .text import WrongValue, is_absent, text_of
+from .text import WrongValue, as_seen, is_absent, text_of
 
 _LETTER = re.compile(r"(?:option\s|choice\s|answer:\s)?\s*[(\[]?([A-Z])[)\].:]*", re.IGNORECASE)
 _WHOLE = re.compile(r"(-?\d{1,18})(?:\.0+)?")
-Given = Literal["text", "either", "number", "letter", "case", "place"]
-"""How a row gives its answer; `either` is a text that is one choice and the place of another."""
+Given = Literal["text", "either", "number", "letter", "case", "look", "place"]
+"""How a row gives its answer; `either` is a text that is one choice and the letter or place of another."""
 
 
 def answer_of(value: Any, choices: Mapping[str, str | None]) -> str:
@@ -43,6 +43,8 @@ def read_answer(value: Any, choices: Choices) -> tuple[str, Given]:
         named = choices.texts.get(answer, answer)
         if named != answer and _whole(answer) is not None:
             raise _two_meanings(answer, named)
+        if named not in (None, answer):
+            return answer, "either"
         if at_place not in (None, answer):
             if not isinstance(value, str):
                 raise _two_meanings(answer, at_place)
@@ -58,6 +60,9 @@ def read_answer(value: Any, choices: Choices) -> tuple[str, Given]:
     same = [text for text in offered if text.casefold() == answer.casefold()]
     if len(same) == 1:
         return same[0], "case"
+    alike = [text for text in offered if as_seen(text).casefold() == as_seen(answer).casefold()]
+    if len(alike) == 1:
+        return alike[0], "look"
     if place is not None:
         return _offered(answer, at_place), "place"
     raise WrongValue(

@@ -6,10 +6,16 @@ cell without a value, or `#N/A`, as Excel does. `None`, `null` and `NA` are word
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+from unicodedata import normalize
 
 _MISSING = frozenset({"", "nan", "NaN", "-nan", "-NaN", "<NA>", "NaT", "#N/A", "#NA", "#N/A N/A"})
+
+
+_UNSEEN = re.compile("[\u00ad\u200b\u2060\ufeff]")
+"""Soft hyphens, blanks without width and marks of byte order."""
 
 
 class WrongValue(ValueError):  # noqa: N818 - a row's problem, not the user's error
@@ -49,3 +55,10 @@ def text_of(value: Any) -> str:
     if isinstance(value, str):
         return value.strip()
     raise WrongValue(f"expected a text, got {type(value).__name__}")
+
+
+def as_seen(text: str) -> str:
+    """The text in one form for all that look alike: composed letters, each run of blanks one, nothing unseen."""
+    if text.isascii():
+        return " ".join(text.split())
+    return " ".join(_UNSEEN.sub("", normalize("NFC", text)).split())

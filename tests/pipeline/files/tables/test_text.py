@@ -36,6 +36,30 @@ def test_a_table_s_first_row_names_its_columns_and_too_many_values_are_told(
     assert (empty, two_lines) == ({"x": "7", "y": "8"}, {"x": "a\nb", "y": "9"})
 
 
+def test_a_quotation_mark_that_is_not_closed_costs_its_row_alone(tmp_path: Path) -> None:
+    text = 'image,text\na.png,"one\nb.png,two\nc.png,"three"\nd.png,"4\n5"\ne.png,"six\nf.png,seven\n'
+    found = rows(tmp_path, "a.csv", text)
+    assert [(place, row) for place, row in found if isinstance(row, dict)] == [
+        ("a.csv:3", {"image": "b.png", "text": "two"}),
+        ("a.csv:4", {"image": "c.png", "text": "three"}),
+        ("a.csv:5", {"image": "d.png", "text": "4\n5"}),
+        ("a.csv:8", {"image": "f.png", "text": "seven"}),
+    ]
+    assert [place for place, row in found if "a quotation mark in it is not closed" in row] == ["a.csv:2", "a.csv:7"]
+    with pytest.raises(ConfigError, match=r"b.csv:1 is no row of column names: a quotation mark"):
+        rows(tmp_path, "b.csv", 'image,"text\na.png,one\n')
+
+
+def test_of_two_columns_of_one_name_the_first_keeps_it(tmp_path: Path) -> None:
+    [(_, row)] = rows(tmp_path, "a.csv", "image,text,image,,\na.png,one,b.png,,\n")
+    assert {name: value for name, value in row.items() if name} == {"image": "a.png", "text": "one", "image.1": "b.png"}
+
+
+def test_a_row_names_all_columns_where_values_at_its_end_are_left_out(tmp_path: Path) -> None:
+    (_, first), (_, second) = rows(tmp_path, "a.csv", "text,image\none\ntwo\n")
+    assert (first, second) == ({"text": "one", "image": None}, {"text": "two"})
+
+
 @pytest.mark.parametrize("block", [1, 2, 7, 2**20])
 def test_an_array_is_the_same_whatever_the_blocks_it_is_read_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int

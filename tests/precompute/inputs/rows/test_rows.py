@@ -99,6 +99,28 @@ def test_rows_that_hold_no_image_say_why(folder: Path, monkeypatch: pytest.Monke
         assert text in bad(listing)[f"l.jsonl:{line}"]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("l.jsonl", '"a.png"\n"b.png"\n', "l.jsonl:1 is of type str, but a row must be an object"),
+        ("l.json", '["a.png"]', "l.json:1 is of type str, but a row must be an object"),
+        ("l.csv", "image,text\na.png,one, two\n", "l.csv:2 has 3 values for 2 columns"),
+        ("l.json", '{"images": [{"file_name": "a.png"}]}', "is not a JSON array.*jq .images l.json > rows.json"),
+    ],
+)
+def test_a_list_without_one_row_that_can_be_read_says_why(folder: Path, name: str, text: str, words: str) -> None:
+    (folder / name).write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        list_inputs(folder / name, "rollout")
+
+
+def test_rows_behind_an_open_quotation_mark_are_inputs(folder: Path) -> None:
+    (folder / "l.csv").write_text('image,text\na.png,"one\nb.png,two\n')
+    listing = list_inputs(folder / "l.csv", "rollout")
+    assert taken(listing) == ["b.png"]
+    assert "a quotation mark in it is not closed" in bad(listing)["l.csv:2"]
+
+
 @pytest.mark.parametrize("layout", ["l.jsonl", "l.json"])
 def test_a_conversation_without_images_is_of_text_alone(folder: Path, layout: str) -> None:
     rows = [{"messages": [], "images": []}, {"messages": [], "images": ["a.png"]}]

@@ -100,6 +100,20 @@ def test_a_tar_that_is_cut_keeps_the_samples_before(tmp_path: Path) -> None:
     assert [failure.source for failure in listing.refused] == ["s.tar"]
 
 
+def test_what_stands_behind_the_end_of_a_tar_is_named(tmp_path: Path) -> None:
+    first, second = (write_tar(tmp_path / f"{name}.tar", [f"{name}.png"]).read_bytes() for name in "ab")
+    for content, words in (
+        (first + second, "goes on behind its end"),  # cat a.tar b.tar
+        (first[:1024] + bytes(2**21), "holds nothing but zeros"),  # a download that was broken off
+        (first + bytes(2**19), ""),
+        (first[:1024], ""),
+    ):
+        (tmp_path / "joined.tar").write_bytes(content)
+        listing = list_inputs(tmp_path / "joined.tar", "rollout")
+        assert [sample.source for sample in listing.samples] == ["joined.tar:a.png"]
+        assert [words in str(bad) for bad in listing.refused] == [True] * bool(words)
+
+
 def test_prompts_and_other_folders_are_of_lists_alone(tmp_path: Path) -> None:
     file = write_tar(tmp_path / "s.tar", ["0.jpg"])
     with pytest.raises(ConfigError, match="no columns, so --prompt-field"):
