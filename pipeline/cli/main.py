@@ -19,6 +19,7 @@ from typing import Annotated
 import typer
 
 from ..errors import TheWorldError
+from ..streams import secure_streams
 from .ask import ask
 from .cache.commands import cache_app
 from .demo import demo
@@ -70,6 +71,7 @@ _OF_THE_PLACE = {
 def main() -> None:
     """Entry point: our errors, and those of places that cannot be written, become one message and an exit code."""
     freeze_once()
+    secure_streams()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn about it
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
         reconfigure(errors="surrogateescape")  # a path that is not UTF-8 goes out as it came in
