@@ -63,9 +63,11 @@ def freeze_once() -> None:
 
 _OF_THE_PLACE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
-    *(errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG),
 }
 """What an OSError says of where a user wants something; of others, a traceback says more."""
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Which a write meets, and a write does not know its file's name."""
 
 
 def main() -> None:
@@ -83,13 +85,13 @@ def main() -> None:
         print_error(f"error: {error}")
         sys.exit(error.exit_code)
     except OSError as error:
-        if error.errno not in _OF_THE_PLACE or error.filename is None:
+        if error.errno not in _OF_THE_PLACE or (error.filename is None and error.errno not in _FULL):
             raise
         from ..progress import print_error
 
         print_error(
-            f"error: {error.filename} cannot be used: {error.strerror}. Name another place, or see to it that this one "
-            "may be written and has room"
+            f"error: {error.filename or 'the place of the output'} cannot be used: {error.strerror}. Name another "
+            "place, or see to it that this one may be written and has room"
         )
         sys.exit(2)
     except (SystemExit, KeyboardInterrupt):
