@@ -14,6 +14,7 @@ TheWorldError                     exit code 2 unless stated
 │   └── DamagedShardError                        bytes on disk are not the bytes committed; exit 1
 ├── QuestionError (ValueError)        a questions file or one of its records is wrong
 ├── RunError (RuntimeError)           a run folder cannot be used
+├── OutputError (RuntimeError)        a result cannot be written to stdout
 └── Interrupted                       a signal ended the job; committed shards stay; exit 75
 """
 
@@ -96,6 +97,10 @@ class QuestionError(TheWorldError, ValueError):
 
 class RunError(TheWorldError, RuntimeError):
     """A run folder cannot be used."""
+
+
+class OutputError(TheWorldError, RuntimeError):
+    """A result cannot be written to stdout. What the command made or changed on disk stays."""
 
 
 class Interrupted(TheWorldError):  # noqa: N818 - the user asked for it

@@ -19,7 +19,7 @@ import os
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from copy import copy
 from dataclasses import replace
 from datetime import timedelta
@@ -39,6 +39,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .messages import format_rate, printable
+from .streams import result_of
 
 LOG_EVERY_S = 10.0
 """Between lines where stderr is a file and a live bar would fill it."""
@@ -170,12 +171,15 @@ def print_lines(*lines: str, err: bool = False, paths: bool = False) -> None:
     Args:
         paths: a script may take paths from these lines, so where no terminal shows them, a path that is not UTF-8 goes
             out as the bytes it has.
+    Raises:
+        OutputError: stdout cannot be written.
     """
     stream = sys.stderr if err else sys.stdout
     keep_bytes = paths and not stream.isatty()
-    for line in lines:
-        stream.write(f"{_written(line, stream, keep_bytes=keep_bytes)}\n")
-    stream.flush()
+    with nullcontext() if err else result_of():
+        for line in lines:
+            stream.write(f"{_written(line, stream, keep_bytes=keep_bytes)}\n")
+        stream.flush()
 
 
 def print_json(value: object, *, indent: int | None = 2) -> None:
@@ -204,7 +208,8 @@ def print_result(table: Table) -> None:
     ]
     printed.title = None if table.title is None else _cell(table.title)
     printed.caption = None if table.caption is None else _cell(table.caption, lines=True)
-    Console(markup=False, emoji=False, highlight=False).print(printed)
+    with result_of():
+        Console(markup=False, emoji=False, highlight=False).print(printed)
 
 
 def _cell(content: object, *, lines: bool = False) -> str | Text:

@@ -19,6 +19,7 @@ from typing import Annotated
 import typer
 
 from ..errors import TheWorldError
+from ..streams import secure_streams
 from .ask import ask
 from .cache.commands import cache_app
 from .demo import demo
@@ -62,14 +63,17 @@ def freeze_once() -> None:
 
 _OF_THE_PLACE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
-    *(errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG),
 }
 """What an OSError says of where a user wants something; of others, a traceback says more."""
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Which a write meets, and a write does not know its file's name."""
 
 
 def main() -> None:
     """Entry point: our errors, and those of places that cannot be written, become one message and an exit code."""
     freeze_once()
+    secure_streams()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn about it
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
         reconfigure(errors="surrogateescape")  # a path that is not UTF-8 goes out as it came in
@@ -81,13 +85,13 @@ def main() -> None:
         print_error(f"error: {error}")
         sys.exit(error.exit_code)
     except OSError as error:
-        if error.errno not in _OF_THE_PLACE or error.filename is None:
+        if error.errno not in _OF_THE_PLACE or (error.filename is None and error.errno not in _FULL):
             raise
         from ..progress import print_error
 
         print_error(
-            f"error: {error.filename} cannot be used: {error.strerror}. Name another place, or see to it that this one "
-            "may be written and has room"
+            f"error: {error.filename or 'the place of the output'} cannot be used: {error.strerror}. Name another "
+            "place, or see to it that this one may be written and has room"
         )
         sys.exit(2)
     except (SystemExit, KeyboardInterrupt):

@@ -25,6 +25,7 @@ _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 """Some FUSE file systems cannot sync a folder at all."""
 _BESIDE = re.compile(r"\.\d+-[0-9a-f]{16}\.placing")
 """Hidden, and like no name of a record, a shard or a chunk: listings and globs of other programs leave it out."""
+_TEMPORARY = re.compile(r"\d+-[0-9a-f]{16}")
 _COPY_BYTES = 2**22
 
 
@@ -97,6 +98,11 @@ def place(temp: Path, target: Path) -> bool:
 def is_placing(name: str) -> bool:
     """Whether a file has the name of one that was about to be placed: if its writer was killed, it is a leftover."""
     return _BESIDE.fullmatch(name) is not None
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file has the name of one that was being written: if its writer was killed, it is a leftover."""
+    return _TEMPORARY.fullmatch(name) is not None or is_placing(name)
 
 
 def publish(temp_folder: Path, target: Path, content: bytes, *, within: Path | None = None) -> bool:
@@ -259,6 +265,8 @@ def _write(
         except OSError as error:
             # the handle of a folder was lost: by their paths both are found anew
             if began_to_place or is_second_try or not is_lost(error):
+                if error.filename is None:  # write and fsync name no file
+                    error.filename = str(target)
                 raise
     raise AssertionError
 

@@ -23,7 +23,7 @@ import xxhash
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from .atomic import make_folders, replace
+from .atomic import is_unfinished, make_folders, replace
 from .file_facts import FileFacts
 from .places.local import url_of
 from .plain import read_file
@@ -109,7 +109,8 @@ class HashCache:
         with suppress(OSError):
             make_folders(folder)
             for path in folder.iterdir():
-                if path.suffix != ".safetensors" and path.stat().st_mtime < time.time() - _LEFT_BEHIND_S:
+                # no other file: a user's own folder may have this name
+                if is_unfinished(path.name) and path.stat().st_mtime < time.time() - _LEFT_BEHIND_S:
                     path.unlink(missing_ok=True)
             replace(folder, self._file, _pack(self._table, is_kept))
 

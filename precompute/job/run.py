@@ -52,10 +52,11 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
     """
     _look_at_cache(config)  # before events are written there
     events, signals = Events.of_task(config), signals_of_this_run()
+    progress = progress or Progress.to_logger()
     try:
         with signals.caught(), _interruptions(signals), events.beating():
             events.write("begun", **facts_of_task(config))
-            report = _run(config, progress or Progress.to_logger(), events, signals)
+            report = _run(config, progress, events, signals)
         events.write("finished", **report.to_json())
         return report
     except TheWorldError as error:
@@ -70,6 +71,10 @@ def run_precompute(config: PrecomputeConfig, *, progress: Progress | None = None
         raise
     finally:
         events.close()
+        if events.lost:
+            progress.warn(
+                f"warning: `theworld status` lacks events of this job, which could not be written: {events.lost}"
+            )
 
 
 def _look_at_cache(config: PrecomputeConfig) -> None:

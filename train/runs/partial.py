@@ -12,14 +12,14 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ...pipeline.errors import ConfigError, Interrupted, RunError
-from ...pipeline.files.atomic import replace, sync_folder, sync_tree
+from ...pipeline.files.atomic import is_unfinished, replace, sync_folder, sync_tree
 from ...pipeline.files.limits import MAX_CONFIG_BYTES
 from ...pipeline.files.lock import exclusive_lock
 from ...pipeline.files.plain import read_file
@@ -125,7 +125,10 @@ class PartialRun:
                     raise RunError(f"{why}. It is {folder}: move it where you want it") from error
             target = next(_free_names(parent))
         sync_folder(parent)
-        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):  # what is left takes room, and harms nothing
+            for name in (CHECKPOINT, TRACKER, FACTS):
+                (self.path / name).unlink(missing_ok=True)
+            self.path.rmdir()  # files of somebody else, a log for example, stay
         return target
 
 
@@ -256,8 +259,10 @@ def open_partial(
         return
     with exclusive_lock(path / FACTS, busy=f"another process trains in {path}; wait for it, or stop it"):
         for left in path.iterdir():
-            if left.is_file() and left.name not in (FACTS, CHECKPOINT, TRACKER):  # incomplete files of a killed process
+            if left.is_file() and is_unfinished(left.name):  # of a killed process
                 left.unlink()
+        if (path / RUN / TRACKED).is_dir() and not unfinished.tracked.exists():  # it ended while it finished
+            (path / RUN / TRACKED).rename(unfinished.tracked)
         try:
             yield unfinished
         except BaseException as error:

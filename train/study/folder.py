@@ -168,7 +168,8 @@ def locked(out: Path) -> Iterator[None]:
     for folder in ("units", "runs"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     with exclusive_lock(out / ".lock", busy=f"another `theworld study` works in {out}; wait for it", create=True):
-        for leftover in [*(out / "runs").glob(".run-*"), *(out / "runs").glob("*.partial")]:  # of killed trainings
+        # of killed trainings of the study; OUT/runs may hold others, where OUT is a folder of somebody's work
+        for leftover in [*(out / "runs").glob(".run-*"), *(out / "runs").glob("labels*-seed*.partial")]:
             shutil.rmtree(leftover, ignore_errors=True)
         yield
 

@@ -56,15 +56,20 @@ class Events:
         """What a heartbeat tells beside the time; called in another thread."""
         self.problem = ""
         """What a person should know of these events: that they are elsewhere than was asked for, or nowhere."""
+        self.lost = ""
+        """Why the file lacks lines, or parts of one."""
         self.has_plan = False
         """Before it a job that is refused has written nothing, and its events are taken back."""
         self._file: int | None = None
+        self._is_torn = False
+        """Whether the last line has no end, so that the next one would be lost with it."""
         self._made: list[Path] = []
         """What this run made for its events in the cache, a file after its folder."""
         self._lock = threading.Lock()
         if path is not None:
             try:
-                self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+                # a pipe that nobody reads, or reads slowly, must not hold up a job
+                self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
             except OSError as error:
                 raise ConfigError(f"--events {path} cannot be written: {error.strerror}") from error
 
@@ -91,8 +96,15 @@ class Events:
         self.has_plan |= event == "plan"
         with self._lock:
             if self._file is not None:
-                with suppress(OSError):  # a full disk must not end a job that could still say so itself
-                    os.write(self._file, line)
+                line = b"\n" * self._is_torn + line
+                try:
+                    written = os.write(self._file, line)
+                except OSError as error:  # a full disk must not end a job that could still say so itself
+                    self.lost = error.strerror or str(error)
+                    return
+                if written < len(line):
+                    self.lost = "it has no more room"
+                self._is_torn = line[written - 1 : written] != b"\n"
 
     @contextmanager
     def beating(self) -> Generator[None, None, None]:

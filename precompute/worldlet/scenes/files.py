@@ -55,7 +55,8 @@ def write_scenes(
         videos: also write the true futures, about 15 KB each.
         jobs: processes.
     Raises:
-        ConfigError: an unknown split or family, a negative count or seed, or scenes of another version in this folder.
+        ConfigError: an unknown split or family, a negative count or seed, or scenes of another version, or questions of
+            somebody else, in this folder.
     """
     folder = require_local(folder)
     if bad := [name for name in splits if name not in SPLITS[1:] or splits[name] < 0]:
@@ -63,9 +64,9 @@ def write_scenes(
     require_families(families)
     if seed < 0:
         raise ConfigError(f"the seed of scenes is 0 or more, got {seed}")
+    finished = _read_finished(folder, videos)
     for name in ("images", *(["futures"] if videos else [])):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    finished = _read_finished(folder, videos)
     units: list[Unit] = []
     for split in sorted(splits, key=SPLITS.index):
         for turn in range((splits[split] + 1) // 2):
@@ -142,14 +143,17 @@ def _write_scene(folder: Path, scene: Scene, videos: bool) -> tuple[dict[str, An
 
 
 def _read_finished(folder: Path, videos: bool) -> dict[str, tuple[dict[str, Any], list[dict[str, object]]]]:
-    """What an earlier complete run wrote, by scene, where it is all there."""
+    """What an earlier complete run wrote, by scene, where it is all there.
+
+    Raises:
+        ConfigError: files that have these names, and are of somebody else, are there.
+    """
     finished: dict[str, tuple[dict[str, Any], list[dict[str, object]]]] = {}
-    if not (folder / QUESTIONS).exists() or not (folder / TRUTH).exists():
-        return finished
     questions_by_scene: dict[str, list[dict[str, object]]] = {}
-    for record in _records(folder / QUESTIONS, "scene"):
+    # each is read also where the other is missing: files of the user's own are refused, not overwritten
+    for record in _records(folder / QUESTIONS, "scene") if (folder / QUESTIONS).exists() else ():
         questions_by_scene.setdefault(record["scene"], []).append(record)
-    for truth in _records(folder / TRUTH, "id", "version"):
+    for truth in _records(folder / TRUTH, "id", "version") if (folder / TRUTH).exists() else ():
         if truth["version"] != VERSION:
             raise ConfigError(
                 f"{folder} holds scenes of version {truth['version']}; this release makes version {VERSION}. "

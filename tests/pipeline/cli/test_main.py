@@ -124,6 +124,15 @@ def test_a_place_that_cannot_be_written_is_one_message_too(tmp_path: Path) -> No
     assert "Traceback" not in done.err
 
 
+def test_a_disk_that_is_full_is_one_message_that_names_the_file(tmp_path: Path) -> None:
+    line = f'ulimit -f 0; exec "{sys.executable}" -m theworld.pipeline.cli scenes out --train 1 --test 0'
+    done = subprocess.run(["sh", "-c", line], cwd=tmp_path, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: out/"), done.stderr
+    assert "File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_what_is_not_a_store_has_an_exit_code_of_its_own(tmp_path: Path) -> None:
     done = theworld("train", "nothing", "--questions", "q.jsonl", cwd=tmp_path)
     assert done.code == 10

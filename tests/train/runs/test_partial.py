@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from theworld.pipeline.errors import ConfigError, Interrupted, RunError
+from theworld.pipeline.files.atomic import TempFile
 from theworld.train.runs.partial import (
     CHECKPOINT,
     FACTS,
@@ -18,6 +19,7 @@ from theworld.train.runs.partial import (
     TRACKER,
     PartialRun,
     TrainingFacts,
+    is_partial,
     open_partial,
     partial_of,
     read_facts,
@@ -72,10 +74,11 @@ def names(folder: Path) -> set[str]:
 
 
 def test_resuming_keeps_the_checkpoint_and_the_tracker_and_removes_what_a_killed_process_left(tmp_path: Path) -> None:
-    path = interrupted(tmp_path / "run", CHECKPOINT, TRACKER, "checkpoint.tmp")
+    being_written = TempFile(tmp_path).path.name
+    path = interrupted(tmp_path / "run", CHECKPOINT, TRACKER, being_written, "log of the user's own.txt")
     (path / TRACKED).mkdir()
     with opened(None, resume=tmp_path / "run") as run:
-        assert names(path) == {FACTS, CHECKPOINT, TRACKER, TRACKED}
+        assert names(path) == {FACTS, CHECKPOINT, TRACKER, TRACKED, "log of the user's own.txt"}
         assert run.checkpoint.read_text() == CHECKPOINT
         assert run.tracker.read_text() == TRACKER
 
@@ -147,6 +150,35 @@ def test_a_finished_run_takes_its_name_and_the_tracker_s_files_with_it(tmp_path:
         assert run.finish() == tmp_path / "run"
     assert names(tmp_path) == {"run"}
     assert names(tmp_path / "run" / TRACKED) == {"events"}
+
+
+def test_the_tracker_s_files_outlive_a_process_that_ends_while_it_finishes(tmp_path: Path) -> None:
+    """The disk is full when the run is written, say: the same curve goes on, and is whole in the end."""
+
+    def finish(run: PartialRun) -> None:
+        run.checkpoint.touch()
+        run.tracked.mkdir()
+        (run.tracked / "first").touch()
+        run.new_run()
+        raise OSError("full")
+
+    with pytest.raises(OSError, match="full"), opened(tmp_path / "run") as run:
+        finish(run)
+    with opened(None, resume=tmp_path / "run") as run:
+        (run.tracked / "second").touch()
+        run.new_run()
+        run.finish()
+    assert names(tmp_path / "run" / TRACKED) == {"first", "second"}
+
+
+def test_files_of_the_user_s_own_outlive_the_folder_of_a_training(tmp_path: Path) -> None:
+    with opened(tmp_path / "run") as run:
+        run.checkpoint.touch()
+        (run.path / "log.txt").write_text("all that was said")
+        run.new_run()
+        run.finish()
+    assert names(tmp_path / "run.partial") == {"log.txt"}
+    assert not is_partial(tmp_path / "run")
 
 
 def test_a_numbered_run_takes_the_next_free_number_and_a_named_one_only_its_name(

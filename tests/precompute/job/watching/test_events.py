@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import time
 from pathlib import Path
 
@@ -73,6 +75,32 @@ def test_a_cache_that_cannot_take_events_is_told_of_and_stops_no_job(tmp_path: P
     events = Events.of_task(PrecomputeConfig(images=tmp_path, cache=tmp_path / "cache"))
     events.write("alive")
     assert JOBS in events.problem
+
+
+def test_events_that_cannot_be_written_are_told_of_and_harm_no_later_one(tmp_path: Path) -> None:
+    """As on a disk that is full for a while: it takes a part of a line, or none of it."""
+    events = Events(tmp_path / "events.jsonl")
+    events.write("begun")
+    assert not events.lost
+    size = (tmp_path / "events.jsonl").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, before[1]))
+    try:
+        events.write("shard")
+        assert events.lost
+        events.write("shard")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    events.write("finished")
+    begun, torn, finished = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in (begun, finished)] == ["begun", "finished"]
+    assert len(torn) == 10
+
+
+def test_a_pipe_that_nobody_reads_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="pipe cannot be written"):
+        Events(tmp_path / "pipe")
 
 
 def test_a_heartbeat_is_written_whatever_the_job_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,3 +198,16 @@ def test_files_that_theworld_did_not_write_are_refused_by_name(tmp_path: Path, n
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError, match=rf"{name} is not what `theworld scenes` wrote"):
         write_scenes(tmp_path, splits={"train": 2})
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("questions.jsonl", '{"image": "a.png", "question": "where?"}\n'), ("scenes.jsonl", '{"scene": "of my own"}\n')],
+)
+def test_files_of_the_user_s_own_are_not_overwritten(tmp_path: Path, name: str, content: str) -> None:
+    """As with `theworld scenes .` in a folder of one's work, which holds one of the two."""
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=rf"{name} is not what `theworld scenes` wrote"):
+        write_scenes(tmp_path, splits={"train": 2})
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == content
