@@ -107,7 +107,10 @@ def study(
             progress.warn(f"note: which rollouts end correctly is not known: {error}")
     findings = find(plan, units, outcomes=rollout_outcomes)
     if worldlet is not None:
-        _draw_strips(*worldlet, telling_scenes(Answers(plan, units)), out)
+        try:
+            _draw_strips(*worldlet, telling_scenes(Answers(plan, units)), out)
+        except ConfigError as error:  # hidden states, say: the page stands without pictures of single scenes
+            progress.warn(f"note: no scenes are drawn: {error}")
     page = write_report(findings, out)
     if as_json:
         print_lines(*findings.to_json().split("\n"))

@@ -27,6 +27,7 @@ def check_window(recipe: Recipe, world: WorldSource, *, steps: int) -> None:
     if max(frames if not context else 0, recipe.chunk_frames) > window:
         settings = settings_of(world.family)
         last = 1 if settings is not None and settings.most_seen == 1 else 1 + temporal
+        chunked = world.can("decode") and "chunk_context" not in recipe.traits.fields_without_meaning
         in_chunks = (
             f", or roll out chunk by chunk: --chunk-context {last} begins each with the last "
             f"{'frame' if last == 1 else f'{last} frames'} of the one before"
@@ -34,7 +35,7 @@ def check_window(recipe: Recipe, world: WorldSource, *, steps: int) -> None:
         raise ConfigError(
             f"--steps {steps} with --stride {stride} is a clip of {frames} latent frames; {world.name} "
             f"was trained on {window}, and beyond that its predictions mean nothing. "
-            f"Choose --steps of at most {(window - 1) // stride}{in_chunks if world.can('decode') else ''}"
+            f"Choose --steps of at most {(window - 1) // stride}{in_chunks if chunked else ''}"
         )
 
 

@@ -120,7 +120,13 @@ class _Hidden(_Rollout):
         )
 
     def latents(self, world: WorldModel, batch: Tensor, keys: Sequence[str], recipe: Recipe) -> Tensor:
-        return cast(HasHiddenStates, world).hidden(batch, keys, recipe)
+        if not isinstance(world, HasHiddenStates):
+            raise ConfigError(
+                f"--kind hidden: the family of this world model says which blocks it has, and its engine "
+                f"{type(world).__name__} has no hidden(seen, keys, recipe). Choose --kind rollout, or add it to the "
+                "engine (docs/worlds.md#plugins)"
+            )
+        return world.hidden(batch, keys, recipe)
 
 
 class _Posterior(_Rollout):

@@ -25,7 +25,9 @@ def far_from_training(world: WorldSource, recipe: Recipe) -> list[str]:
     distances = [_size(world, recipe)]
     settings = settings_of(world.family)
     if recipe.traits.predicts and recipe.rollout_steps and (settings is None or settings.noise):
-        distances += [_length(world, recipe), _denoise_steps(world, recipe)]
+        distances.append(_length(world, recipe))
+        if not recipe.traits.is_hidden:  # which are not denoised
+            distances.append(_denoise_steps(world, recipe))
     return [warning for warning in distances if warning]
 
 

@@ -19,7 +19,7 @@ from theworld.precompute.live.world import LazyRollout
 from theworld.train.config import TrainConfig
 from theworld.train.evaluation.abstention import abstain
 from theworld.train.evaluation.answering.many import Response
-from theworld.train.evaluation.draws import DrawLatents, average, require_draws
+from theworld.train.evaluation.draws import DrawLatents, average, require_draws, require_draws_of
 from theworld.train.evaluation.evaluate import evaluate
 from theworld.train.evaluation.metrics import Prediction
 from theworld.train.evaluation.report import run_page
@@ -120,6 +120,17 @@ def test_a_store_without_enough_draws_says_how_to_make_them(place: Path, tmp_pat
     with pytest.raises(StoreMismatchError, match=r"another recipe than the draws.*seed 0 there, 4 here"):
         require_draws(meta, run, other, 3)
     require_draws(meta, run, open_store(place / "samples"), 2)
+
+
+def test_a_run_on_other_latents_than_rollouts_has_no_draws_in_a_store(place: Path) -> None:
+    samples = open_store(place / "samples")
+    own = recipe_of_draw(samples.recipe, 0)
+    for changes, words in (
+        ({"kind": "hidden", "hidden_block": 2}, "kind hidden.*--live"),
+        ({"kind": "views", "views": "zoom"}, "kind views.*Leave out --draws"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            require_draws_of(own.model_copy(update=changes), "RUN", samples, 2, steps=own.rollout_steps)
 
 
 def test_only_an_arm_that_shows_rollouts_has_draws(place: Path) -> None:

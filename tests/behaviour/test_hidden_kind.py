@@ -19,6 +19,7 @@ from theworld.precompute.job.planning.cost import operations_of
 from theworld.precompute.job.planning.recipe import make_recipe
 from theworld.precompute.live.world import LiveWorld
 from theworld.precompute.preview.store_preview import preview
+from theworld.precompute.worlds.cosmos.joint_diffusion import JointDiffusion
 from theworld.precompute.worlds.source import WorldSource, resolve_world
 
 from ..miniatures.image_store import make_images, make_store
@@ -92,6 +93,7 @@ def test_a_plan_counts_a_part_of_one_forward_and_the_bytes(house: House) -> None
         ({"hidden_width": 33}, "have 32 numbers"),
         ({"hidden_sigma": 81.0}, "up to 80"),
         ({"steps": 0}, "at least 1"),
+        ({"steps": 30}, r"Choose --steps of at most 23$"),
     ],
 )
 def test_what_cannot_be_had_is_refused_with_what_can(house: House, wrong: dict[str, Any], words: str) -> None:
@@ -110,6 +112,14 @@ def test_a_family_without_blocks_is_refused_by_name(house: House) -> None:
     )
     with pytest.raises(ConfigError, match=r"Plain World, which has no blocks .* --kind rollout"):
         make_recipe(PrecomputeConfig(kind="hidden"), plain)
+
+
+def test_an_engine_without_the_method_is_named_and_the_job_ends(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(JointDiffusion, "hidden")
+    with pytest.raises(ConfigError, match=r"its engine CosmosWorld has no hidden\(seen, keys, recipe\)"):
+        make_store(house.images, tmp_path, house.world, kind="hidden", denoise_steps=None)
 
 
 def test_compile_and_offload_are_refused() -> None:

@@ -12,9 +12,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from theworld.pipeline.config import read_table
-from theworld.pipeline.errors import ConfigError, StoreMismatchError
+from theworld.pipeline.errors import ConfigError, StoreMismatchError, StoreNotFoundError
 from theworld.pipeline.latents.keys import key_of_bytes
+from theworld.pipeline.progress import Progress
 from theworld.pipeline.store.folder import create_store, open_store
+from theworld.precompute.worlds.source import resolve_world
 from theworld.train.config import TrainConfig
 from theworld.train.evaluation.abstention import accuracy_by_coverage
 from theworld.train.pages.charts import Curve, Point, plot
@@ -22,10 +24,11 @@ from theworld.train.pages.style import STYLE
 from theworld.train.study import plots, run
 from theworld.train.study.arm_colors import page_color_of, plot_color_of, plot_line_of, plot_marker_of
 from theworld.train.study.arms import StudyTable, parse_study_table, shown_of
+from theworld.train.study.check import check_study
 from theworld.train.study.findings import find, score_of, share_needed
 from theworld.train.study.folder import write_json
 from theworld.train.study.plan import Study
-from theworld.train.study.price import cost_ticks
+from theworld.train.study.price import cost_ticks, price
 from theworld.train.study.report import write_report
 from theworld.train.study.run import run_study
 from theworld.train.training.train import train
@@ -166,6 +169,14 @@ def test_bytes_and_seconds_count_what_an_arm_reads(results: dict[str, Any]) -> N
     assert arms["rollout"]["bytes"] == arms["better"]["bytes"] == 4 * arms["still"]["bytes"]
     assert arms["draws"]["bytes"] == 10 * arms["still"]["bytes"]  # frame 0, and three frames of each draw
     assert arms["still"]["rollout_seconds"] == 0.0
+
+
+def test_an_arm_that_reads_fewer_steps_is_counted_so(place: Path, tmp_path: Path) -> None:
+    arms = {"short": {"train": {"steps": 1}}, "now": {"train": {"steps": 0}}}
+    plan = study(place, tmp_path, arms=("rollout", *arms), table=table(place, arms=arms, hypotheses={}))
+    frame = price(plan, "rollout")["bytes"] // 4
+    assert price(plan, "short")["bytes"] == 2 * frame
+    assert price(plan, "now") == {"bytes": frame, "rollout_seconds": 0.0}
 
 
 def test_plots_against_a_cost_have_plain_numbers_at_their_axes(
@@ -324,12 +335,23 @@ def test_arms_of_other_world_tokens_are_refused_before_anything_is_trained(place
     with pytest.raises(ConfigError, match=r"world_tokens = 24, and these arms read another number: wide \d+\. Give"):
         run_study(study(place, tmp_path, arms=("rollout", "wide"), table=wide))
     fewer = table(place, arms={"draws": {"draws": 8, "draws_store": place / "draws"}}, hypotheses={})
-    with pytest.raises(ConfigError, match="holds 3 draws of each image, and 8 are asked for"):
+    with pytest.raises(ConfigError, match=r"^\[study\.arms\.draws\]: .* holds 3 draws .* and 8 are asked for"):
         run_study(study(place, tmp_path, arms=("draws",), table=fewer))
     mixed = {"draws": {"store": place / "better", "draws": 2, "draws_store": place / "draws"}}
     with pytest.raises(StoreMismatchError, match="the arm draws was trained on latents of another recipe"):
         run_study(study(place, tmp_path, arms=("draws",), table=table(place, arms=mixed, hypotheses={})))
+    lost = table(place, arms={"lost": {"store": place / "nowhere"}}, hypotheses={})
+    with pytest.raises(StoreNotFoundError, match=r"^\[study\.arms\.lost\]: .*nowhere does not exist"):
+        run_study(study(place, tmp_path, arms=("lost",), table=lost))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hypothesis_about_an_arm_that_is_not_compared_is_told_before_the_training(
+    place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    about = table(place, hypotheses={"S9": {"claim": "better", "arm": "rollout", "than": "frozen"}})
+    check_study(study(place, tmp_path, table=about), Progress.to_logger())
+    assert "S9 (temporal: rollout > frozen) is not tested: no arm frozen in --arms" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -338,6 +360,10 @@ def test_arms_of_other_world_tokens_are_refused_before_anything_is_trained(place
         ({"arms": {"a": {"draws": 4}}}, "draws and draws_store go together"),
         ({"arms": {"a": {"shows": "dreams"}}}, "there is no arm 'dreams'"),
         ({"arms": {"a": {"train": {"seed": 1}}}}, "train sets seed, which the study decides"),
+        ({"arms": {"a": {"train": {"max_bad": 1}}}}, "train sets max_bad, which the study decides"),
+        ({"arms": {"questions": {}}}, "no arm can be called questions"),
+        ({"hypotheses": {"S": {"claim": "better", "arm": "a", "than": "a"}}}, "a is compared with itself"),
+        ({"hypotheses": {"S": {"claim": "better", "arm": "a", "than": "b", "margin": 0.1}}}, "leave margin out"),
         ({"arms": {"a": {"train": {"pach": 1}}}}, "train sets pach, which is no setting"),
         ({"arms": {"a/b": {}}}, "a name has small letters"),
         ({"arms": {"a": {"store": "/etc"}}}, r"study\.arms\.a.*only what lies in the working folder"),
@@ -385,3 +411,23 @@ def test_the_command_takes_the_arms_of_the_file(place: Path, tmp_path: Path, mon
     assert done.code == 0, done.err
     names = {path.name for path in (tmp_path / "out" / "units").iterdir()}
     assert names == {"better-labels4-seed0.json", "frozen-labels4-seed0.json"}
+
+
+def test_a_study_of_the_embedded_world_whose_latents_cannot_be_drawn_has_its_page_all_the_same(
+    place: Path, tmp_path: Path
+) -> None:
+    world = resolve_world(None).identity
+    own = create_store(tmp_path / "own", RECIPE.model_copy(update={"world": world}), SPEC, label="mini", shard_size=64)
+    with own.new_shard() as shard:
+        for number in range(SCENES):
+            shard.add(key_of_bytes(f"picture {number}".encode()), blob_latents(place_of(number), number))
+        shard.commit({})
+    shutil.copytree(place, tmp_path / "scenes", ignore=shutil.ignore_patterns("lm"))
+    (tmp_path / "scenes" / "scenes.jsonl").touch()
+    command = ["study", str(tmp_path / "own"), "--questions", str(tmp_path / "scenes" / "questions.jsonl")]
+    command += ["--lm", str(place / "lm"), "--device", "cpu", "--jobs", "1", "--arms", "rollout,frozen"]
+    command += ["--labels", "4", "--seeds", "1", "--train-steps", "2", "--batch-size", "4", "--lora-rank", "2"]
+    done = theworld(*command, "--patch", "2", "--max-world-steps", "4", "--out", str(tmp_path / "out"))
+    assert done.code == 0, done.err
+    assert "no scenes are drawn" in done.err
+    assert (tmp_path / "out" / "index.html").exists()

@@ -78,6 +78,7 @@ OF_OTHERS = {
     "precompute.worldlet.training.build:build_world": OWN_WORK,
     "precompute.worldlet.training.clips:load_chunk": OWN_WORK,
     "precompute.worldlet.training.dynamics:train_dynamics": OWN_WORK,
+    "precompute.worldlet.training.encode:forget_latents_of_another": OWN_WORK,
     "precompute.worldlet.training.encode:load_latents": OWN_WORK,
     "precompute.worldlet.training.encode:measure_statistics": OWN_WORK,
     "precompute.worldlet.training.vae:train_vae": OWN_WORK,

@@ -111,6 +111,12 @@ def require_draws_of(trained: Recipe, run: str, store: LatentStore, draws: int, 
         StoreMismatchError: its draws are of other rollouts, or the run reads all draws at once.
     """
     recipe = store.recipe
+    if not trained.traits.predicts or trained.traits.is_hidden or trained.traits.takes == "video":
+        raise ConfigError(
+            f"{run} reads latents of kind {trained.kind}, and a store of kind samples holds draws of the rollout of an "
+            "image. "
+            + ("Roll its draws out on the spot: --live" if trained.traits.is_one_diffusion else "Leave out --draws")
+        )
     more = command("precompute", "IMAGES", "--kind", "samples", "--draws", str(draws))
     if not recipe.traits.has_draws:
         raise ConfigError(

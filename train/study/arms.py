@@ -37,6 +37,7 @@ from ..data.arms import parse_arm
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.@-]{0,63}")
 _OF_THE_STUDY = frozenset(
     {"arm", "labels", "seed", "out", "store", "questions", "images", "futures", "lm", "device", "holdout", "columns"}
+    | {"max_bad"}
 )
 """Settings of a training that the study decides, or that a field of the arm states."""
 
@@ -90,7 +91,11 @@ class HypothesisTable(_Table):
     """Only scenes whose rollout, of the study's own store, ends as the true scene does, or otherwise."""
 
     @model_validator(mode="after")
-    def _ends_of_temporal(self) -> HypothesisTable:
+    def _consistent(self) -> HypothesisTable:
+        if self.arm == self.than:
+            raise ValueError(f"{self.arm} is compared with itself: name two arms")
+        if self.claim == "better" and "margin" in self.model_fields_set:
+            raise ValueError("better is above 0, whatever the margin: leave margin out, or claim not_worse")
         if self.ends is not None and self.type != "temporal":
             raise ValueError("ends is about how rollouts end, and so about temporal questions: leave out one of them")
         return self
@@ -119,6 +124,8 @@ class StudyTable(_Table):
         for name, table in self.arms.items():
             if not _NAME.fullmatch(name):
                 raise ValueError(f"arm {name!r}: a name has small letters, digits, _ and -, at most 64")
+            if name == "questions":
+                raise ValueError("no arm can be called questions: results.json counts them by this name")
             shown_of(name, table)
         return self
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from ...pipeline.errors import ConfigError
+from ...pipeline.errors import ConfigError, StoreError
 from ...pipeline.progress import Progress
 from ...pipeline.store.folder import LatentStore, open_store
 from ..data.arms import open_arm, parse_arm
@@ -38,9 +39,13 @@ def check_study(study: Study, progress: Progress) -> tuple[list[str], dict[str, 
     steps = store.recipe.rollout_steps if settings.steps is None else settings.steps  # of the arms without a store
     evaluated = {(unit.arm, split, arm) for unit in study.units() for split, arm in study.asked(unit, splits)}
     evaluated |= {(arm, "train", arm) for arm in study.arms}
-    stores = {arm: open_store(study.settings_of(arm).store, check_sizes=True) for arm in study.arms}
+    stores: dict[str, LatentStore] = {}
     for arm in study.arms:
-        _check_draws(study, arm, stores[arm])
+        place = study.settings_of(arm).store
+        with _of_arm(study, arm):
+            stores[arm] = open_store(place, check_sizes=True)
+            _check_draws(study, arm, stores[arm])
+    _tell_untested(study, progress)
     keys: dict[str, str] = {}
     keys_by_arm: dict[str, dict[str, str]] = {}
     for trained, split, arm in sorted(evaluated):
@@ -89,6 +94,24 @@ def check_study(study: Study, progress: Progress) -> tuple[list[str], dict[str, 
         for name in study.arms
     }
     return splits, facts, provenances
+
+
+@contextmanager
+def _of_arm(study: Study, name: str) -> Iterator[None]:
+    """Say of which arm an error is, where a table of the study's file is the reason."""
+    try:
+        yield
+    except (ConfigError, StoreError) as error:
+        if name not in study.table.arms:
+            raise
+        raise type(error)(f"[study.arms.{name}]: {error}") from error
+
+
+def _tell_untested(study: Study, progress: Progress) -> None:
+    """Say before hours of training which hypotheses these arms do not test."""
+    for name, table in study.table.hypotheses.items():
+        if absent := [arm for arm in (table.arm, table.than) if arm not in study.arms]:
+            progress.warn(f"note: {name} ({table.text()}) is not tested: no arm {', no arm '.join(absent)} in --arms")
 
 
 def world_tokens_of(study: Study, name: str, store: LatentStore) -> int:

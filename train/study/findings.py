@@ -276,7 +276,8 @@ def _needed_share(answers: Answers, arm: str, baseline: str, masks: Sequence[Que
     primary = answers.study.primary
     right, wrong = (answers.mean(arm, primary, mask) - answers.mean(baseline, primary, mask) for mask in masks)
     replicates = share_needed(right.replicates, wrong.replicates)
-    low, high = np.quantile(replicates[~np.isnan(replicates)], [0.025, 0.975], method="inverted_cdf")
+    known = replicates[~np.isnan(replicates)]  # none where so few scenes never show both ends in one replicate
+    low, high = np.quantile(known, [0.025, 0.975], method="inverted_cdf") if len(known) else (np.nan, np.nan)
     shares = {"value": float(share_needed(np.array(right.value), np.array(wrong.value))), "low": low, "high": high}
     return {name: float(share) if np.isfinite(share) else None for name, share in shares.items()}
 

@@ -26,13 +26,15 @@ def price(study: Study, name: str) -> dict[str, Any]:
     table, settings, arm = study.table.arms.get(name), study.settings_of(name), study.arm_of(name)
     place = settings.futures if arm.kind == "true" and settings.futures is not None else settings.store
     store = open_store(place)
-    channels, frames, height, width = store.sample_shape
+    channels, _, height, width = store.sample_shape
     frame_bytes = channels * height * width * (4 if store.recipe.dtype == "float32" else 2)
-    read = 0 if arm.kind == "text" else 1 if arm.kind in _FRAME_0 else frames
-    seconds = 0.0 if arm.kind in _FRAME_0 else None if arm.kind == "true" else rollout_seconds(store)
+    recipe = open_store(settings.store).recipe
+    steps = arm.steps(arm.stored_steps(recipe) if settings.steps is None else settings.steps)
+    frame_0 = arm.kind in _FRAME_0 or not steps
+    read = 0 if arm.kind == "text" else 1 if frame_0 else 1 + arm.needed_steps(steps, recipe)
+    seconds = 0.0 if frame_0 else None if arm.kind == "true" else rollout_seconds(store)
     if table is not None and table.draws is not None and table.draws_store is not None:
         samples = open_store(table.draws_store)
-        steps = samples.recipe.steps_of_a_draw
         read = 1 + table.draws * steps
         seconds = rollout_seconds(samples)
         seconds = None if seconds is None else float(f"{seconds * table.draws / samples.recipe.draws:.4g}")

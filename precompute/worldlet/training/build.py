@@ -9,6 +9,7 @@ The shipped weights came from these functions.
 import json
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from ...worlds.cosmos.solvers import SIGMA_MAX, SIGMA_MIN
 from ..scenes.physics import FPS, SIZE, VIDEO_FRAMES
 from ..scenes.scenes import FAMILIES, OPEN_FAMILIES, VERSION, require_families
 from .chances import measure_draws
-from .clips import CHUNK, clips_of, draw_scenes, load_clips
+from .clips import CHUNK_SIZE, Chunk, clips_of, draw_scenes, load_clips
 from .dynamics import denoising_loss, regression_loss, train_dynamics
-from .encode import encode_chunk, load_latents, measure_statistics
+from .encode import encode_chunk, forget_latents_of_another, load_latents, measure_statistics
 from .figures import EVALUATIONS, measure_world
 from .vae import train_vae
 
@@ -147,8 +148,9 @@ def build_world(
     made_with |= {"keep_vae": keep_vae, "regression": regression, "train_clips": train_clips}
     made_with |= {"base_dim": base_dim, "layers": layers, "batch": batch}
     _require_same_build(scratch, made_with)
-    size = min(CHUNK, train_clips)
+    size = min(CHUNK_SIZE, train_clips)
     chunks = train_clips // size
+    chunk_of = partial(Chunk, size=size, families=tuple(families))
     began = time.process_time()
     vae_s = 0.0 if keep_vae else 60 * minutes * vae_share
     dynamics_s = 60 * minutes - vae_s
@@ -156,11 +158,11 @@ def build_world(
         vae = load_pretrained(AutoencoderKLWan, kept_vae, error=WorldModelError, what="VAE to keep")
         vae = vae.float().eval()
     else:
+        seen = min(train_clips, 14 * CHUNK_SIZE)
+        videos = [chunk_of(split="video", number=n, seed=seed) for n in range(-(-seen // size))]
         vae = train_vae(
             scratch / "vae",
-            load_clips(
-                scratch / "clips", "video", min(train_clips, 14 * CHUNK), seed=seed, size=size, families=families
-            ),
+            load_clips(scratch / "clips", videos, seen),
             seconds=vae_s,
             seed=seed,
             base_dim=base_dim,
@@ -168,12 +170,11 @@ def build_world(
             progress=progress,
         )
     # A quarter shows halves of minimal pairs: their changes lead to layouts that are seldom drawn, and are asked about.
-    drawn = [("video", n, seed) for n in range(chunks - chunks // 4)]
-    drawn += [("train", n, seed + 1) for n in range(chunks // 4)]
-    files = [
-        encode_chunk(vae, scratch / "clips", scratch / "latents", split, n, seed=total, size=size, families=families)
-        for split, n, total in drawn
-    ]
+    drawn = [chunk_of(split="video", number=n, seed=seed) for n in range(chunks - chunks // 4)]
+    drawn += [chunk_of(split="train", number=n, seed=seed + 1) for n in range(chunks // 4)]
+    if stale := forget_latents_of_another(scratch / "latents", vae):
+        progress.say(f"the autoencoder was trained on: {stale} files of latents of the earlier one are made again")
+    files = [encode_chunk(vae, scratch / "clips", scratch / "latents", chunk) for chunk in drawn]
     statistics = measure_statistics(files[: max(1, 1440 // size)])
     if keep_vae:
         statistics = list(vae.config["latents_mean"]), list(vae.config["latents_std"])
@@ -219,9 +220,11 @@ def _require_same_build(scratch: Path, made_with: dict[str, object]) -> None:
     path = scratch / "build.json"
     if path.exists():
         try:
-            before: dict[str, object] = json.loads(path.read_text())
+            before: Any = json.loads(path.read_text())
         except ValueError as error:
             raise ConfigError(f"{path} is damaged ({error}). Remove {scratch}, or name another OUT") from error
+        if not isinstance(before, dict):
+            raise ConfigError(f"{path} is damaged (it is no JSON object). Remove {scratch}, or name another OUT")
         if other := [name for name, value in made_with.items() if before.get(name) != value]:
             told = ", ".join(f"{name} {before.get(name)} (now {made_with[name]})" for name in other)
             raise ConfigError(

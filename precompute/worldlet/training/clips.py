@@ -16,8 +16,24 @@ from ....pipeline.files.atomic import replace
 from ..scenes.physics import MAX_MOVERS, VIDEO_FRAMES, Ball, Block, Layout, Mover, coverage
 from ..scenes.scenes import FAMILIES, VERSION, Scene, make_pair, make_video
 
-CHUNK = 240
-"""Clips of one file; a chunk is the unit of work and of resume."""
+CHUNK_SIZE = 240
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Scenes `number * size … (number + 1) * size` of a split, in files of their own; the unit of work and resume."""
+
+    split: str
+    number: int
+    seed: int = 0
+    size: int = CHUNK_SIZE
+    families: Sequence[str] = tuple(FAMILIES)
+
+    @property
+    def name(self) -> str:
+        """What its files are called; other families than the default four are part of it."""
+        named = "" if list(self.families) == list(FAMILIES) else f"-{'-'.join(self.families)}"
+        return f"{self.split}-{self.seed}-{self.number:05d}-{self.size}{named}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,48 +113,27 @@ def draw_scenes(
     ][:count]
 
 
-def chunk_name(split: str, chunk: int, *, seed: int, size: int, families: Sequence[str]) -> str:
-    """What a chunk's files are called; other families than the default four are part of it."""
-    named = "" if list(families) == list(FAMILIES) else f"-{'-'.join(families)}"
-    return f"{split}-{seed}-{chunk:05d}-{size}{named}"
-
-
-def write_chunk(
-    folder: Path,
-    split: str,
-    chunk: int,
-    *,
-    seed: int = 0,
-    size: int = CHUNK,
-    families: Sequence[str] = tuple(FAMILIES),
-) -> Path:
-    """Simulate scenes `chunk*size … (chunk+1)*size` of a split; returns the frames' file.
+def write_chunk(folder: Path, chunk: Chunk) -> Path:
+    """Simulate the scenes of a chunk; returns the frames' file.
 
     Work already there is not done again: the JSON of facts is written last and marks a whole chunk.
     """
-    stem = f"v{VERSION}-{chunk_name(split, chunk, seed=seed, size=size, families=families)}"
+    stem = f"v{VERSION}-{chunk.name}"
     path, marker = folder / f"{stem}.frames.npy", folder / f"{stem}.json"
     if marker.exists():
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    clips = clips_of(draw_scenes(split, size, start=chunk * size, seed=seed, families=families))
+    start = chunk.number * chunk.size
+    clips = clips_of(draw_scenes(chunk.split, chunk.size, start=start, seed=chunk.seed, families=chunk.families))
     save_array(path, clips.frames)
     save_array(folder / f"{stem}.states.npy", clips.states)
     replace(folder, marker, json.dumps(clips.facts).encode())
     return path
 
 
-def load_chunk(
-    folder: Path,
-    split: str,
-    chunk: int,
-    *,
-    seed: int = 0,
-    size: int = CHUNK,
-    families: Sequence[str] = tuple(FAMILIES),
-) -> Clips:
+def load_chunk(folder: Path, chunk: Chunk) -> Clips:
     """Open one chunk, making it first where it is missing."""
-    path = write_chunk(folder, split, chunk, seed=seed, size=size, families=families)
+    path = write_chunk(folder, chunk)
     stem = path.name.removesuffix(".frames.npy")
     return Clips(
         frames=np.load(path, mmap_mode="r", allow_pickle=False),
@@ -147,22 +142,13 @@ def load_chunk(
     )
 
 
-def load_clips(
-    folder: Path,
-    split: str,
-    count: int,
-    *,
-    seed: int = 0,
-    size: int = CHUNK,
-    families: Sequence[str] = tuple(FAMILIES),
-) -> Clips:
-    """The first `count` clips of a split in memory, made where they are missing."""
-    numbers = range(-(-count // size))
-    chunks = [load_chunk(folder, split, n, seed=seed, size=size, families=families) for n in numbers]
+def load_clips(folder: Path, chunks: Sequence[Chunk], count: int) -> Clips:
+    """The first `count` clips of some chunks in memory, made where they are missing."""
+    loaded = [load_chunk(folder, chunk) for chunk in chunks]
     return Clips(
-        frames=np.concatenate([chunk.frames for chunk in chunks])[:count],
-        states=np.concatenate([chunk.states for chunk in chunks])[:count],
-        facts=[fact for chunk in chunks for fact in chunk.facts][:count],
+        frames=np.concatenate([clips.frames for clips in loaded])[:count],
+        states=np.concatenate([clips.states for clips in loaded])[:count],
+        facts=[fact for clips in loaded for fact in clips.facts][:count],
     )
 
 

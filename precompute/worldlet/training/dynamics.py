@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the field's name for it)
 from diffusers import CosmosTransformer3DModel
 from diffusers.models.embeddings import apply_rotary_emb
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ....pipeline.errors import WorldModelError
@@ -29,7 +29,7 @@ from ....pipeline.files.hub.pretrained import load_pretrained
 from ....pipeline.progress import Progress
 from ...worlds.cosmos.predict2 import SIGMA_CONDITIONING
 from ...worlds.cosmos.solvers import RHO, SIGMA_MAX, SIGMA_MIN
-from .optim import Average, CpuBudget, MuonAdamW
+from .optim import Average, CpuBudget, MuonAdamW, save_training
 from .vae import Z_DIM
 
 CONDITION_T = SIGMA_CONDITIONING / (1 + SIGMA_CONDITIONING)
@@ -189,12 +189,11 @@ def train_dynamics(
     optimiser, average, budget = MuonAdamW(model, lr=lr, vector_lr=lr / 4), Average(model, 0.998), CpuBudget(seconds)
     step, saved_s = 0, 0.0
     out.mkdir(parents=True, exist_ok=True)
-    names = [f"{n:04d}" for n in range(len(average.values))]
     if (out / "progress.json").exists():
         state = json.loads((out / "progress.json").read_text())
         model.load_state_dict(load_file(out / "last.safetensors"))
         kept = load_file(out / "average.safetensors")
-        average.values = [kept[name] for name in names]
+        average.values = [kept[name] for name in sorted(kept)]
         average.updates = step = int(state["step"])
         budget, saved_s = CpuBudget(seconds, already_s=state["elapsed_s"]), state["elapsed_s"]
         torch.manual_seed(seed + 1000 * step)
@@ -212,8 +211,6 @@ def train_dynamics(
             progress.say(f"dynamics {budget.elapsed_s:.0f} s step {step} clips {len(data)} loss {recent:.4f}")
         if budget.elapsed_s - saved_s > save_every_s or budget.done >= 1:
             saved_s, data = budget.elapsed_s, latents()
-            save_file(dict(model.state_dict()), out / "last.safetensors")
-            save_file(dict(zip(names, average.values, strict=True)), out / "average.safetensors")
-            (out / "progress.json").write_text(json.dumps({"step": step, "elapsed_s": saved_s}))
+            save_training(out, model, average, step=step, elapsed_s=saved_s)
     average.copy_to(model)
     return model.eval()

@@ -1,5 +1,6 @@
 """Latents of the training clips: made once per chunk, kept as raw fp16 arrays, standardised on loading."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from ..scenes.scenes import FAMILIES
-from .clips import CHUNK, Clips, chunk_name, load_chunk, save_array
+from ....pipeline.files.atomic import replace
+from .clips import Chunk, Clips, load_chunk, save_array
 from .vae import Z_DIM, encode_whole, to_video
 
 
@@ -24,24 +25,33 @@ def encode_clips(vae: AutoencoderKLWan, clips: Clips, *, batch: int = 2) -> Tens
     return torch.cat(parts)
 
 
-def encode_chunk(
-    vae: AutoencoderKLWan,
-    clips_folder: Path,
-    folder: Path,
-    split: str,
-    chunk: int,
-    *,
-    seed: int = 0,
-    size: int = CHUNK,
-    families: Sequence[str] = tuple(FAMILIES),
-) -> Path:
+def encode_chunk(vae: AutoencoderKLWan, clips_folder: Path, folder: Path, chunk: Chunk) -> Path:
     """Write the raw latents of one chunk as fp16, unless they are there; returns the file."""
-    path = folder / f"{chunk_name(split, chunk, seed=seed, size=size, families=families)}.npy"
+    path = folder / f"{chunk.name}.npy"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        raw = encode_clips(vae, load_chunk(clips_folder, split, chunk, seed=seed, size=size, families=families))
+        raw = encode_clips(vae, load_chunk(clips_folder, chunk))
         save_array(path, raw.numpy().astype(np.float16))
     return path
+
+
+def forget_latents_of_another(folder: Path, vae: AutoencoderKLWan) -> int:
+    """Remove latents that another autoencoder made, such as this one before it was trained on; returns how many files.
+
+    The folder notes whose they are. Where it does not, as in builds of earlier versions, they count as this one's.
+    """
+    made_by = hashlib.sha256()
+    for name, weights in sorted(vae.state_dict().items()):
+        made_by.update(name.encode() + weights.detach().float().contiguous().numpy().tobytes())
+    digest = made_by.hexdigest().encode()
+    note, stale = folder / "vae.sha256", list[Path]()
+    if note.exists() and note.read_bytes() != digest:
+        stale = list(folder.glob("*.npy"))
+        for file in stale:
+            file.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    replace(folder, note, digest)
+    return len(stale)
 
 
 def load_latents(files: Sequence[Path], mean: Sequence[float], std: Sequence[float]) -> Tensor:

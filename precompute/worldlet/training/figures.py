@@ -3,7 +3,7 @@
 Every figure stands beside its floors (a copy of frame 0 and, if there is one, a deterministic regression) and its
 ceiling (the true clip through the autoencoder).
 
-    python -m theworld.precompute.worldlet.training.figures WEIGHTS --scenes 1000 --out FOLDER
+    python -m theworld.precompute.worldlet.training.figures WEIGHTS --families push --scenes 1000
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ....pipeline.latents.tensors import standardise
 from ...worlds.cosmos.predict2 import CosmosWorld
 from ..scenes.outcomes import Video, read_outcome, track
 from ..scenes.physics import COLORS, SIZE, UNSEEN_COLORS, Ball
-from ..scenes.scenes import FAMILIES, OPEN_FAMILIES
+from ..scenes.scenes import FAMILIES, OPEN_FAMILIES, require_families
 from .clips import Clips, clips_of, draw_scenes
 from .encode import encode_clips
 
@@ -199,18 +199,20 @@ def main(arguments: list[str] | None = None) -> None:
     """Print the figures of the world in a folder on unseen scenes of test and of ood."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("weights", type=Path)
+    parser.add_argument("--families", nargs="+", default=[*FAMILIES])
     parser.add_argument("--scenes", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0, help="of the scenes")
     parser.add_argument("--evaluations", type=int, nargs="+", default=[9, *EVALUATIONS])
     parser.add_argument("--regression", type=Path, help="weights of the floor")
     parser.add_argument("--sheet", type=Path, help="true clips above predicted ones")
     options = parser.parse_args(arguments)
+    require_families(options.families)
     world = CosmosWorld.load(options.weights)
     floor = CosmosWorld.load(options.regression) if options.regression else None
     result = {
         split: measure_world(
             world,
-            clips_of(draw_scenes(split, options.scenes, seed=options.seed)),
+            clips_of(draw_scenes(split, options.scenes, seed=options.seed, families=options.families)),
             evaluations=options.evaluations,
             regression=floor,
             sheet=options.sheet if split == "test" else None,

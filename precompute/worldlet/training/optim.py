@@ -4,11 +4,16 @@ Muon (orthogonalised momentum) for weights of two or more axes, AdamW for the re
 it reached in 115 CPU s what AdamW did not reach in ten minutes.
 """
 
+import json
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
+
+from ....pipeline.files.atomic import replace
 
 # Newton-Schulz coefficients of Keller Jordan's Muon
 _A, _B, _C = 3.4445, -4.7750, 2.0315
@@ -100,3 +105,12 @@ class CpuBudget:
         if fraction < warm:
             return 0.1 + 0.9 * fraction / warm
         return 1.0 if fraction < decay_from else max(floor, (1 - fraction) / (1 - decay_from))
+
+
+def save_training(out: Path, model: nn.Module, average: Average, *, step: int, elapsed_s: float) -> None:
+    """Write what a training goes on from. Each file is written as a whole, so that a kill leaves none cut short."""
+    values = {f"{number:04d}": value for number, value in enumerate(average.values)}
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    for name, tensors in (("last", weights), ("average", values)):
+        replace(out, out / f"{name}.safetensors", save(tensors))
+    replace(out, out / "progress.json", json.dumps({"step": step, "elapsed_s": elapsed_s}).encode())

@@ -22,7 +22,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
     WanResidualBlock,
 )
 from numpy.random import Generator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ....pipeline.errors import WorldModelError
@@ -30,7 +30,7 @@ from ....pipeline.files.hub.pretrained import load_pretrained
 from ....pipeline.progress import Progress
 from ..scenes.physics import SIZE, VIDEO_FRAMES
 from .clips import Clips
-from .optim import Average, CpuBudget, MuonAdamW
+from .optim import Average, CpuBudget, MuonAdamW, save_training
 
 Z_DIM = 16
 _CROP = 32
@@ -216,7 +216,6 @@ def train_vae(
         average.values = list(load_file(out / "average.safetensors").values())
         budget, saved_s = CpuBudget(seconds, already_s=state["elapsed_s"]), state["elapsed_s"]
     rng = np.random.default_rng([seed, step])
-    names = [f"{n:04d}" for n in range(len(average.values))]
     while budget.done < 1:
         if budget.done < picture_share:
             frames, side, count = (1, _CROP, 32) if rng.random() < 0.7 else (1, SIZE, 10)
@@ -239,8 +238,6 @@ def train_vae(
             )
         if budget.elapsed_s - saved_s > save_every_s or budget.done >= 1:
             saved_s = budget.elapsed_s
-            save_file({k: v.contiguous() for k, v in vae.state_dict().items()}, out / "last.safetensors")
-            save_file(dict(zip(names, average.values, strict=True)), out / "average.safetensors")
-            (out / "progress.json").write_text(json.dumps({"step": step, "elapsed_s": saved_s}))
+            save_training(out, vae, average, step=step, elapsed_s=saved_s)
     average.copy_to(vae)
     return vae.eval()

@@ -86,6 +86,18 @@ def test_draws_of_one_evaluation_of_the_worldlet_are_warned_of() -> None:
     assert far_from_training(resolve_world(None), recipe(**settings, denoise_steps=10)) == []
 
 
+def test_hidden_states_are_not_denoised_and_so_not_judged_by_denoise_steps() -> None:
+    fields = {
+        "height": 480,
+        "width": 480,
+        "rollout_steps": 23,
+        "denoise_steps": 10,
+    }  # the default, which hidden states keep
+    [warning] = far_from_training(of_family("cosmos-predict2"), recipe(**fields))
+    assert "denoise steps" in warning
+    assert far_from_training(of_family("cosmos-predict2"), recipe(**fields, kind="hidden", hidden_block=3)) == []
+
+
 def test_a_card_that_states_another_size_replaces_the_familys(tmp_path: Path) -> None:
     folder = save_mini_world(tmp_path / "world")
     (folder / "card.json").write_text('{"defaults": {"height": 32, "width": 48}}')

@@ -13,9 +13,12 @@ from PIL import Image
 import theworld.precompute.worldlet
 from theworld.pipeline.errors import ConfigError
 from theworld.precompute.worldlet.training.build import build_world
-from theworld.precompute.worldlet.training.clips import Clips, clips_of, draw_scenes, load_chunk
+from theworld.precompute.worldlet.training.clips import Chunk, Clips, clips_of, draw_scenes, load_chunk
 from theworld.precompute.worldlet.training.dynamics import lean_forward, network_input, new_transformer
+from theworld.precompute.worldlet.training.encode import encode_chunk, forget_latents_of_another
 from theworld.precompute.worldlet.training.figures import first_frames, measure_world
+from theworld.precompute.worldlet.training.figures import main as print_figures
+from theworld.precompute.worldlet.training.optim import Average, save_training
 from theworld.precompute.worldlet.training.vae import decode_whole, encode_whole, new_vae
 from theworld.precompute.worlds.cosmos.predict2 import CosmosWorld
 from theworld.precompute.worlds.source import resolve_world
@@ -65,11 +68,55 @@ def test_the_lean_forward_equals_the_stock_one_with_zero_text() -> None:
 
 
 def test_clips_are_made_once(tmp_path: Path) -> None:
-    first = load_chunk(tmp_path, "video", 0, size=4)
+    chunk = Chunk(split="video", number=0, size=4)
+    first = load_chunk(tmp_path, chunk)
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    again = load_chunk(tmp_path, "video", 0, size=4)
+    again = load_chunk(tmp_path, chunk)
     assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert np.array_equal(first.frames, again.frames)
+
+
+def test_files_of_a_chunk_keep_the_names_that_half_finished_builds_have() -> None:
+    assert Chunk(split="video", number=7).name == "video-0-00007-240"
+    assert Chunk(split="train", number=0, seed=1, size=8, families=["push", "race"]).name == "train-1-00000-8-push-race"
+
+
+def test_latents_of_an_autoencoder_that_was_trained_on_are_made_again(tmp_path: Path) -> None:
+    vae, chunk = shaken(new_vae(base_dim=4)), Chunk(split="video", number=0, size=2)
+    assert isinstance(vae, AutoencoderKLWan)
+    folders = tmp_path / "clips", tmp_path / "latents"
+
+    def latents() -> tuple[int, np.ndarray]:
+        removed = forget_latents_of_another(folders[1], vae)
+        return removed, np.load(encode_chunk(vae, *folders, chunk))
+
+    (_, first), (none, same) = latents(), latents()
+    assert none == 0
+    assert np.array_equal(first, same)
+    shaken(vae)
+    removed, after = latents()
+    assert removed == 1
+    assert not np.array_equal(first, after)
+
+
+def test_a_training_that_is_killed_while_it_saves_goes_on_from_whole_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = torch.nn.Linear(2, 2)
+    save_training(tmp_path, model, Average(model, 0.9), step=1, elapsed_s=1.0)
+    whole = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr("theworld.pipeline.files.atomic.os.fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        save_training(tmp_path, model, Average(model, 0.9), step=2, elapsed_s=2.0)
+    assert {name: (tmp_path / name).read_bytes() for name in whole} == whole
+
+
+def test_figures_of_a_world_are_of_the_families_that_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    print_figures([str(WEIGHTS), "--families", "push", "--scenes", "2", "--evaluations", "1"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["test"]["evaluations"]["1"]["outcome"].keys() == {"push", "all"}
+    with pytest.raises(ConfigError, match="no family shove"):
+        print_figures([str(WEIGHTS), "--families", "shove"])
 
 
 def test_the_shipped_world_is_small_and_says_what_it_is() -> None:
@@ -178,13 +225,14 @@ def test_a_world_of_an_open_family_is_built_over_the_same_autoencoder_and_its_dr
     assert "denoise steps is 10: 9 evaluations" in (out / "README.md").read_text()
     assert resolve_world(str(out)).card.denoise_steps == 10, "one evaluation would show the mean of what may happen"
     # the clips of other families beside them are of other names
-    assert all(path.name.endswith("-push.npy") for path in (tmp_path / "open.scratch" / "latents").iterdir())
+    assert all(path.name.endswith("-push.npy") for path in (tmp_path / "open.scratch" / "latents").glob("*.npy"))
     with pytest.raises(ConfigError, match=r"other settings: families \['push'\] \(now \['buckets'\]\)"):
         build_world(out, families=["buckets"], keep_vae=True, **sizes)  # type: ignore[arg-type]
     note = tmp_path / "open.scratch" / "build.json"
-    note.write_text("{")
-    with pytest.raises(ConfigError, match=r"build\.json is damaged"):
-        build_world(out, families=["push"], keep_vae=True, **sizes)  # type: ignore[arg-type]
+    for damaged in ("{", "[]"):
+        note.write_text(damaged)
+        with pytest.raises(ConfigError, match=r"build\.json is damaged"):
+            build_world(out, families=["push"], keep_vae=True, **sizes)  # type: ignore[arg-type]
     note.unlink()
     with pytest.raises(ConfigError, match="trainings of an earlier version"):
         build_world(out, families=["push"], keep_vae=True, **sizes)  # type: ignore[arg-type]
