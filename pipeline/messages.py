@@ -21,7 +21,12 @@ from .errors import ConfigError
 MAX_NAMES = 3
 """A list in a message names this many items and counts the rest."""
 
-_PARSED = {"int_parsing": "a whole number", "int_from_float": "a whole number", "float_parsing": "a number"}
+_PARSED = {
+    **dict.fromkeys(("int_parsing", "int_from_float", "int_type"), "a whole number"),
+    **dict.fromkeys(("float_parsing", "float_type"), "a number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "true or false"),
+    **dict.fromkeys(("string_type", "path_type"), "a text"),
+}
 _VALUE = reprlib.Repr()
 _VALUE.maxstring = _VALUE.maxother = 80
 

@@ -9,8 +9,9 @@ from time import monotonic
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DamagedShardError, MissingLatentError
+from ..errors import ConfigError, DamagedShardError, MissingLatentError
 from ..files.places.place import Place, parent_of
+from ..latents.keys import is_key
 from ..latents.recipe import Recipe
 from ..messages import command
 from .catalog import Catalog
@@ -139,13 +140,18 @@ class StoreKeys:
 
         Raises:
             MissingLatentError: names the first key that is not here.
+            ConfigError: one key instead of several.
         """
+        if isinstance(keys, str):  # each of its letters would be looked up as a key
+            raise ConfigError(f"keys are a list, got the text {keys[:80]!r}: pass [key]")
         rows = self.index.find(keys)
         if (rows < 0).any():
             first = int(np.argmax(rows < 0))
             missing_key = unpack_keys(keys[first : first + 1])[0] if is_packed(keys) else keys[first]
             more_count = int((rows < 0).sum()) - 1
             more_text = f" and {more_count} more of {len(keys)}" if more_count else ""
+            if not is_key(str(missing_key)):
+                more_text += ", which is no key: a key has 32 hexadecimal digits; key_of_file(path) is that of an image"
             raise MissingLatentError(
                 f"{self.place} (recipe {self._recipe_id[:12]}, {len(self)} latents) holds no latent for key "
                 f"{missing_key}{more_text}. With the same flags over the images, run "

@@ -75,6 +75,8 @@ def test_an_empty_item_is_refused_with_the_option_and_an_example(text: str) -> N
     [
         ({"steps": -1}, "steps should be greater than or equal to 0, got -1"),
         ({"steps": "many"}, "steps must be a whole number, got 'many'"),
+        ({"steps": [1]}, "steps must be a whole number, got [1]"),
+        ({"steps": 1, "size": 8}, "size must be a text, got 8"),
         ({}, "steps is missing"),
         ({"steps": 1, "size": "8"}, "size: write HEIGHTxWIDTH, got '8'"),
         ({"steps": 1, "step": 2}, "there is no 'step'"),

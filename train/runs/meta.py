@@ -13,7 +13,7 @@ from ...pipeline.errors import RunError
 from ...pipeline.files.limits import MAX_CONFIG_BYTES
 from ...pipeline.files.plain import read_file
 from ...pipeline.latents.recipe import Recipe
-from ...pipeline.messages import list_problems
+from ...pipeline.messages import command, list_problems, name_some
 from ..config import ShowChoices
 from ..reader.layouts import LayoutName, PoolName, TokenLayout
 
@@ -127,6 +127,17 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("theworld", "torch", "transformers", "peft", "accelerate")}
 
 
+def runs_in(folder: Path) -> list[Path]:
+    """The run folders directly inside a folder, by name."""
+    return sorted(path.parent for path in folder.glob(f"*/{META}") if (path.parent / METRICS).is_file())
+
+
+def _is_of_a_store(error: ValidationError) -> bool:
+    """Whether what is wrong with a theworld.json is that it describes a store, which has a file of this name, too."""
+    problems = {(problem["type"], problem["loc"]) for problem in error.errors(include_input=False)}
+    return {("extra_forbidden", ("layout",)), ("missing", ("reader",))} <= problems
+
+
 def read_meta(run: Path) -> RunMeta:
     """Read the theworld.json of a run folder.
 
@@ -136,11 +147,16 @@ def read_meta(run: Path) -> RunMeta:
     try:
         return RunMeta.model_validate_json(read_file(run / META, MAX_CONFIG_BYTES, within=run))
     except OSError as error:
+        near = runs_in(run) or runs_in(run.parent)
         raise RunError(
             f"{run} is not a run folder: {META} cannot be read ({error.strerror}). "
-            "Name a folder that `theworld train` wrote, such as runs/1"
+            f"Name a folder that `theworld train` wrote, such as {name_some(near) or 'runs/1'}"
         ) from error
     except ValueError as error:
+        if isinstance(error, ValidationError) and _is_of_a_store(error):
+            raise RunError(
+                f"{run} is a store of latents, not a run. Train a run on it first: {command('train', run)}"
+            ) from error
         why = list_problems(error) if isinstance(error, ValidationError) else str(error)
         raise RunError(
             f"{run / META} does not describe a run: {why}. It was changed, or written by another version; train again"

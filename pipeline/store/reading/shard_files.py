@@ -57,9 +57,9 @@ class ShardFile:
         self.used = perf_counter()
         """When it was last read, by `perf_counter`; the reader keeps it up to date."""
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at the end of Python `os` may be gone
         if self.fd >= 0:
-            os.close(self.fd)
+            close(self.fd)
 
 
 class OpenShardFiles:

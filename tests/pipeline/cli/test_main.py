@@ -152,6 +152,20 @@ def test_a_run_is_not_a_damaged_store(tmp_path: Path) -> None:
     assert done.err.startswith("error: run is a run that `theworld train` wrote, not a store.")
 
 
+def test_a_store_or_a_folder_of_runs_is_no_run(tmp_path: Path) -> None:
+    store = create(tmp_path / "latents")
+    done = theworld("evaluate", store.path, cwd=tmp_path)
+    assert done.err.startswith(f"error: {store.path} is a store of latents, not a run. Train a run on it first: ")
+    for name in ("first", "second"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for file in ("theworld.json", "metrics.json"):
+            (tmp_path / "mine" / name / file).write_text("{}\n")
+    for typed in ("mine", "mine/thrid"):
+        done = theworld("ask", typed, "a.png", "why?", cwd=tmp_path)
+        assert done.err.startswith(f"error: {typed} is not a run folder: ")
+        assert "such as mine/first, mine/second" in done.err
+
+
 def test_questions_about_images_of_one_s_own_have_to_be_named(tmp_path: Path) -> None:
     store = create(tmp_path / "latents")
     for place in ("latents", str(store.path)):

@@ -143,6 +143,15 @@ def test_a_missing_latent_says_where_it_is_missing_and_how_to_make_it(tmp_path: 
         assert part in str(caught.value)
 
 
+def test_what_is_no_key_or_no_list_of_keys_is_said(tmp_path: Path) -> None:
+    store = create(tmp_path)
+    fill(store, 2)
+    with pytest.raises(ConfigError, match=rf"keys are a list, got the text '{key(0)}': pass \[key\]"):
+        store.read(key(0))
+    with pytest.raises(MissingLatentError, match=r"key a\.png, which is no key: .* key_of_file\(path\)"):
+        store.read(["a.png"])
+
+
 def test_a_shard_whose_keys_others_have_committed_is_dropped(tmp_path: Path) -> None:
     first, second = create(tmp_path), create(tmp_path)
     with second.new_shard() as shard:

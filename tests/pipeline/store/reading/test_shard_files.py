@@ -3,6 +3,8 @@
 import gc
 import os
 import resource
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,7 @@ from theworld.pipeline.store.folder import LatentStore, open_store
 
 from ....faults.harness import SCRATCH, in_child
 from ....miniatures.store import create, expected, fill, key
+from ....patience import patience
 
 
 def files_open() -> int:
@@ -45,6 +48,18 @@ def test_threads_read_right_while_files_are_opened_and_closed_under_them(
     reads(0)
     del store, reads
     assert files_open() <= before  # others may have closed theirs
+
+
+def test_a_store_that_outlives_the_modules_at_the_end_of_python_closes_in_silence(tmp_path: Path) -> None:
+    fill(create(tmp_path), 1)
+    code = (
+        "import sys; from pathlib import Path; from theworld.pipeline.store.folder import open_store\n"
+        f"store = open_store(Path({str(tmp_path)!r})); store.read(store.keys)\n"
+        "from theworld.pipeline.store.reading import shard_files\n"
+        "shard_files.os = None  # as Python leaves it\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=patience(60))
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_forked_process_goes_on_reading(tmp_path: Path) -> None:
