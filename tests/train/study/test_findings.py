@@ -225,6 +225,18 @@ def test_the_scenes_to_look_at_are_where_most_was_won_and_lost(place: Path) -> N
     assert telling_scenes(Answers(study_of(place, arms), answered(study_of(place, arms), expected))) == {}
 
 
+def test_two_pairs_that_end_apart_leave_open_how_often_rollouts_must_end_right(tmp_path: Path) -> None:
+    save_mini_study(tmp_path, train=4, test=4, ood=4)
+    plan = study_of(tmp_path, ("frozen", "rollout"))
+    ends = {f"test-{number}": number < 6 for number in range(4, 8)}  # no replicate has both pairs
+
+    def chance(arm: str, _: int, question: Question) -> float:
+        return 1.0 if arm == "frozen" or ends.get(question.scene_id) else 0.0
+
+    shares = find(plan, answered(plan, chance), outcomes=ends).results["by_outcome"]["needed"]["share"]
+    assert shares["rollout"] == {"value": None, "low": None, "high": None}
+
+
 def test_outcomes_of_another_form_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "o.json"
     file.write_text('{"a": 1}')
