@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
 
 from ...pipeline.errors import WorldModelError
-from ...pipeline.messages import list_problems
+from ...pipeline.messages import list_problems, name_some
 from .builtin import BUILT_IN
 from .family import (
     INDEX,
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 GROUP = "theworld.worlds"
 CARD = "card.json"
 """The file beside a world model that corrects its card; it decides no latent."""
+_WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".gguf")
+_ADAPTERS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+"""How diffusers and peft name the weights of an adapter."""
 _Defaults, _Card = TypeAdapter(dict[str, Any]), TypeAdapter(Card)
 _MEMBERS = (*WorldFamily.__annotations__, "mismatch", "latent_spec", "check", "load")
 
@@ -110,10 +113,28 @@ def identify(configs: Configs, where: Path) -> Registered:
     if fitting:
         claims = " and ".join(f"{entry.name} ({entry.origin})" for entry in fitting)
         raise WorldModelError(f"the world model in {where} is claimed by {claims}. Uninstall one of these packages")
+    if not configs and (weights := _lone_weights(where)):
+        raise WorldModelError(f"the world model in {where} has no parts with configs, only {weights}")
     stated = {name: reason for name, reason in reasons.items() if reason is not None}
     raise WorldModelError(
         f"the world model in {where} is of no supported family. {_explanation(stated, families, configs)}. Supported "
         f"are {', '.join(families)}: `theworld worlds` lists them; docs/worlds.md says how to add another"
+    )
+
+
+def _lone_weights(folder: Path) -> str | None:
+    """What lies in a folder without configs in place of a world model, and what to do; None where it is no weights."""
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in _WEIGHTS and not path.name.startswith("."))
+    if not names:
+        return None
+    if any(name in _ADAPTERS for name in names):
+        return (
+            f"an adapter ({name_some(names)}). Merge it into its base model (load_lora_weights, fuse_lora and "
+            "save_pretrained of diffusers) and name the folder of the merged model"
+        )
+    return (
+        f"{name_some(names)}. Weights in one file become a folder that is read by diffusers' from_single_file and "
+        "save_pretrained; on the Hub, repositories with such folders are often named …-Diffusers"
     )
 
 

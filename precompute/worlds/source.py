@@ -259,8 +259,14 @@ def _locate(world: str | None) -> _Place:
         path = Path(place).expanduser()
         if path.is_dir():
             return _Place(world if world in place_by_name else path.resolve().name, path.resolve())
+        is_file = path.is_file()
     except (OSError, RuntimeError) as error:  # of no such user, or not for this one to see
         raise WorldModelError(f"--world {place} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if is_file:
+        raise WorldModelError(
+            f"--world {place} is a file, and a world model is a folder with a subfolder for each part. Weights in one "
+            "file become such a folder by diffusers' from_single_file and save_pretrained"
+        )
     if not is_hub_id(place):
         raise WorldModelError(
             f"there is no folder {place}, and it is neither a Hub id (ORG/NAME) nor one of {', '.join(place_by_name)}. "

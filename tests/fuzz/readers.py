@@ -462,9 +462,12 @@ def readers(seeds: Seeds) -> list[Reader]:
     )
     plain = "pipeline.files.plain:open_file", "pipeline.files.plain:read_file.read"
     table_files = ("pipeline.files.tables.batches:open_parquet", "pipeline.files.tables.arrow:_open_arrow")
-    pretrained = tuple(
-        f"pipeline.files.hub.pretrained:{name}"
-        for name in ("_load", "_object", "_shapes", "require_plain", "tensor_shapes")
+    pretrained = (
+        *(
+            f"pipeline.files.hub.pretrained:{name}"
+            for name in ("_load", "_object", "_shapes", "_header", "require_plain")
+        ),
+        "pipeline.files.hub.weight_checks:check_weight_files",
     )
     recipe_ids = tuple({json.loads(unseal(c.files["store/theworld.json"]))["recipe_id"] for c in seeds.stores})
     return [

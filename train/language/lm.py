@@ -202,9 +202,15 @@ def _architecture(weights: Weights) -> str:
     try:
         path = require_plain(weights.folder, weights.folder / "config.json", MAX_CONFIG_BYTES)
         config = read_json(path, MAX_CONFIG_BYTES)
-        return str((config.get("architectures") or ["none named"])[0])
+        name = str((config.get("architectures") or [""])[0])
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise ConfigError(f"cannot read {weights.folder / 'config.json'}: {error}") from error
+    if not name:
+        raise ConfigError(
+            f"{weights.folder / 'config.json'} names no class of its model. Set architectures there, as the model it "
+            'was tuned from has it, such as ["Gemma2ForCausalLM"]'
+        )
+    return name
 
 
 def _check_architecture(weights: Weights) -> None:

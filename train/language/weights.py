@@ -80,6 +80,11 @@ def find_weights(lm: str | None, *, progress: Progress | None = None) -> Weights
         raise ConfigError(f"--lm {lm[:200]!r} cannot be a file or folder: {error}"[:400]) from error
     if is_folder:
         if not (folder / "config.json").is_file():
+            if (folder / "adapter_config.json").is_file():
+                raise ConfigError(
+                    f"{folder} holds an adapter of peft without the model it was tuned from. Merge it (peft's "
+                    "merge_and_unload, then save_pretrained of model and tokenizer) and name that folder with --lm"
+                )
             raise ConfigError(f"{folder} holds no language model: it has no config.json")
         return Weights(folder, str(folder.resolve()), _content_of(folder, progress))
     if folder.suffix == ".gguf" and is_file:

@@ -30,6 +30,12 @@ def check_world_inputs(model: Any) -> None:
     vectors, mask = embed(ids), torch.ones_like(ids)
     segments = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1]], device=device)
     by_ids = run_rows(model, {"input_ids": ids}, mask).logits
+    if not bool(by_ids.isfinite().all()):
+        precision = str(model.dtype).removeprefix("torch.")
+        raise ConfigError(
+            f"the {type(model).__name__} gives logits that are no numbers in {precision}: its weights are damaged, or "
+            "too large for this precision. Fetch them again, or choose --dtype float32"
+        )
     world = torch.tensor([[0, 1, 1, 0, 0, 0, 0, 0]], device=device)[..., None]
     between = torch.where(world == 1, vectors.roll(1, 1) - vectors.roll(2, 1), vectors)  # of their scale, and no word's
     try:

@@ -27,6 +27,7 @@ from .. import limits
 from ..plain import open_file, read_json
 from .gguf_header import check_gguf
 from .tokenizer_json import check_tokenizer_json
+from .weight_checks import RefusedError, check_left_out, check_number_types, check_weight_files
 
 NAMES = (
     *("config.json", "generation_config.json", "model_index.json", "scheduler_config.json"),
@@ -50,6 +51,8 @@ _NUMBERS = {
 }
 """The largest number in each config of which something is allocated."""
 _LIBRARIES = ("transformers", "diffusers")
+_LFS_POINTER = b"version https://git-lfs"
+"""Begins what stands in place of a large file in a repository that was cloned without Git LFS."""
 
 
 def load_pretrained(
@@ -83,7 +86,7 @@ def load_pretrained(
             except BaseException as problem:  # the libraries raise almost anything on a config that is wrong
                 if not is_of_library(problem) or is_out_of_memory(problem):  # not the files' fault
                     raise
-                why = str(problem) if isinstance(problem, _RefusedError) else f"{type(problem).__name__}: {problem}"
+                why = str(problem) if isinstance(problem, RefusedError) else f"{type(problem).__name__}: {problem}"
                 raise ValueError(why.replace(str(view), str(folder))) from problem
         owners: tuple[Any, ...] = (loaded, getattr(loaded, "config", None))
         for owner in owners:
@@ -128,10 +131,6 @@ def _escape(record: logging.LogRecord) -> bool:
     return True
 
 
-class _RefusedError(ValueError):
-    """A model that is not what its folder says."""
-
-
 def _load(kind: Any, view: Path, files: Sequence[Path], options: Mapping[str, Any]) -> Any:
     if not str(kind.__module__).startswith(_LIBRARIES):  # a reader of our own
         return kind.from_pretrained(str(view), **options)
@@ -140,10 +139,13 @@ def _load(kind: Any, view: Path, files: Sequence[Path], options: Mapping[str, An
     libraries = {"local_files_only": True}
     if str(kind.__module__).startswith("transformers"):
         libraries["trust_remote_code"] = False
+    if kind.__name__ == "AutoTokenizer" and "gguf_file" not in options:
+        _check_vocabulary(files)
     if not _is_class_of(kind, torch.nn.Module):
         return kind.from_pretrained(str(view), **libraries, **options)
     if not any(path.suffix == ".safetensors" for path in files):
-        raise _RefusedError("it holds no *.safetensors; weights in other formats can run code and are not read")
+        raise RefusedError("it holds no *.safetensors; weights in other formats can run code and are not read")
+    check_weight_files(str(kind.__module__).partition(".")[0], view)
     # a config may state any size: it is compared on the meta device, where nothing is allocated
     stated_shapes = sum(math.prod(shape) for path in files for shape in _shapes(path).values())
     # a header may state any shape, too: the smallest number takes half a byte
@@ -155,14 +157,27 @@ def _load(kind: Any, view: Path, files: Sequence[Path], options: Mapping[str, An
             empty = kind.from_config(kind.load_config(str(view), local_files_only=True))
     stated = sum(parameter.numel() for parameter in empty.parameters())
     if stated > held:
-        raise _RefusedError(f"its config describes {stated:,} parameters, and its weights hold {held:,}")
+        raise RefusedError(f"its config describes {stated:,} parameters, and its weights hold {held:,}")
     computed = sum(buffer.numel() for buffer in empty.buffers())
     if computed > held + limits.MAX_BUFFER_NUMBERS:
-        raise _RefusedError(f"its config describes tables of {computed:,} numbers, and its weights hold {held:,}")
+        raise RefusedError(f"its config describes tables of {computed:,} numbers, and its weights hold {held:,}")
+    floating = {name for name, parameter in empty.named_parameters() if parameter.is_floating_point()}
+    types = {name: dtype for path in files for name, dtype in _types(path).items()}
+    check_number_types(types, floating)
     model, facts = kind.from_pretrained(str(view), output_loading_info=True, **libraries, **options)
     if missing := sorted(facts["missing_keys"]):
-        raise _RefusedError(f"its weights lack {name_some(missing)}, which would be random")
+        raise RefusedError(f"its weights lack {name_some(missing)}, which would be random")
+    check_left_out(model, facts["unexpected_keys"])
     return model
+
+
+def _check_vocabulary(files: Sequence[Path]) -> None:
+    """Refuse a folder without what a tokenizer splits texts by: transformers makes one of no words, in silence."""
+    if not any(path.name == "tokenizer.json" or path.suffix == ".model" for path in files):
+        raise RefusedError(
+            "it has no tokenizer.json and no tokenizer.model, so no text could be read. Copy the tokenizer's files "
+            "from the model that it was tuned from, or save the tokenizer there"
+        )
 
 
 @contextmanager
@@ -176,7 +191,7 @@ def _few_modules() -> Generator[None]:
         nonlocal count
         count += 1
         if count > limits.MAX_MODULES:
-            raise _RefusedError(f"its config describes more than {limits.MAX_MODULES:,} layers and parts of layers")
+            raise RefusedError(f"its config describes more than {limits.MAX_MODULES:,} layers and parts of layers")
 
     hook = register_module_module_registration_hook(counted)
     try:
@@ -193,6 +208,11 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return tensor_shapes(path) if path.suffix == ".safetensors" else {}
 
 
+def _types(path: Path) -> dict[str, str]:
+    header = _header(path) if path.suffix == ".safetensors" else {}
+    return {name: str(facts.get("dtype")) for name, facts in header.items() if name != "__metadata__"}
+
+
 def list_model_files(root: Path, part: str = "") -> list[Path]:
     """Return the files of a model's folder that are read, each a regular file of that folder.
 
@@ -200,7 +220,8 @@ def list_model_files(root: Path, part: str = "") -> list[Path]:
         OSError: the folder cannot be listed.
         ValueError: a file is a pipe or device, is too large, or is a link out of the folder.
     """
-    names = (path for path in (root / part).iterdir() if any(fnmatchcase(path.name, name) for name in NAMES))
+    seen = (path for path in (root / part).iterdir() if not path.name.startswith("."))  # such as ._NAME of macOS
+    names = (path for path in seen if any(fnmatchcase(path.name, name) for name in NAMES))
     return [require_plain(root, path, _limit(path.name)) for path in sorted(names)]
 
 
@@ -212,7 +233,11 @@ def require_plain(root: Path, path: Path, limit_bytes: int) -> Path:
         ValueError: it is anything else.
     """
     try:
-        open_file(path, limit_bytes, within=root).close()
+        with open_file(path, limit_bytes, within=root) as file:
+            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise ValueError(
+                    "it is a Git LFS pointer in place of the file. `git lfs pull` in its folder fetches it"
+                )
     except ValueError as problem:
         raise ValueError(f"{path.name} cannot be read: {problem}") from problem
     return path
@@ -225,6 +250,15 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         OSError: it cannot be read.
         ValueError: it has no such header.
     """
+    header = _header(path)
+    try:
+        return {name: tuple(map(int, facts["shape"])) for name, facts in header.items() if name != "__metadata__"}
+    except (ValueError, TypeError, KeyError, AttributeError) as problem:
+        raise ValueError(f"{path.name} is not a whole safetensors file") from problem
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file; raises as `tensor_shapes`."""
     with open_file(path, limits.MAX_WEIGHT_BYTES) as file:
         [length] = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
         if length > limits.MAX_WEIGHT_HEADER_BYTES:
@@ -234,9 +268,11 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         text = file.read(length)
     try:
         header = json.loads(text)
-        return {name: tuple(map(int, facts["shape"])) for name, facts in header.items() if name != "__metadata__"}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
+    except (ValueError, RecursionError) as problem:
         raise ValueError(f"{path.name} is not a whole safetensors file") from problem
+    if not isinstance(header, dict):
+        raise ValueError(f"{path.name} is not a whole safetensors file")
+    return cast(dict[str, Any], header)
 
 
 def _limit(name: str) -> int:
