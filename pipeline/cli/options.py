@@ -68,12 +68,16 @@ class Command(TyperCommand):
         return rest
 
 
-class Root(TyperGroup):
-    """All commands; Typer prints what was typed wrong as it is, and a pattern may have typed a stranger's file name."""
+class Group(TyperGroup):
+    """A group of commands, such as `cache`."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """As of Typer."""
         return _without_types(super().get_params(ctx))
+
+
+class Root(Group):
+    """All commands; Typer prints what was typed wrong as it is, and a pattern may have typed a stranger's file name."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As of Typer."""
@@ -126,6 +130,9 @@ _WORDS_OF_OTHERS = {
 
 class Commands(typer.Typer):
     """Commands as `Command` makes them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"cls": Group, **settings})
 
     def command(self, *args: Any, example: str | None = None, page: str | None = None, **settings: Any) -> Any:
         """As of Typer.

@@ -38,10 +38,10 @@ from the image alone, and with its predicted future. Nothing leaves this compute
 <form id="form">
 <label id="drop">Drop an image here, or click to choose one <input id="file" type="file" accept="image/*" class="soft">
 </label>
-<label class="field">Question <input id="question" type="text" maxlength="{{ question_letters }}" required
+<label class="field">Question <input id="question" type="text" dir="auto" maxlength="{{ question_letters }}" required
 placeholder="where will the ball land?"></label>
 <label class="field">Answers to choose from, separated by commas <span class="soft">(optional)</span>
-<input id="choices" type="text" placeholder="left, middle, right"></label>
+<input id="choices" type="text" dir="auto" placeholder="left, middle, right"></label>
 <button id="go">Ask</button> <span id="status" role="status" class="soft"></span>
 </form>
 <ul id="notes" aria-live="polite"></ul>
@@ -67,9 +67,11 @@ const note = text => { const item = document.createElement("li"); item.textConte
 const show = () => { if (!frames.length) return; playing %= frames.length; const frame = frames[playing++];
   el("future").src = frame.picture; el("future").hidden = false; el("time").textContent = frame.label; };
 const answer = (place, found) => { const text = document.createElement("p"); text.className = "answer";
+  text.dir = "auto";
   text.textContent = found.text; place.replaceChildren(text);
   const table = document.createElement("table"); for (const one of found.ranked) { const row = table.insertRow();
-    row.insertCell().textContent = one.choice; const bar = document.createElement("meter");
+    const name = row.insertCell(); name.textContent = one.choice; name.dir = "auto";
+    const bar = document.createElement("meter");
     bar.value = one.probability; bar.setAttribute("aria-label", one.choice); row.insertCell().append(bar);
     row.insertCell().textContent = (100 * one.probability).toFixed(1) + " %"; } place.append(table); };
 const took = event => { if (event.note) note(event.note); if (event.error) note(event.error);

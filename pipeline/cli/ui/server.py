@@ -180,6 +180,10 @@ class _Handler(BaseHTTPRequestHandler):
         return True
 
     def _refuse(self, status: HTTPStatus, why: str) -> None:
+        if self.command == "GET":  # of a browser's address line, which would save what is no text
+            self._begin(status, "text/plain; charset=utf-8", {})
+            self.wfile.write(f"{why}\n".encode())
+            return
         self._begin(status, "application/x-ndjson", {})
         self._send({"error": why})
 

@@ -44,6 +44,13 @@ def test_an_option_of_several_commands_says_the_same_in_all_of_them() -> None:
         assert len(words) == 1, words
 
 
+@pytest.mark.parametrize("words", [[], ["cache"], ["worldlet"], ["cache", "verify"]])
+def test_no_help_names_a_type_for_a_switch(words: list[str]) -> None:
+    text = run(*words, "--help").output
+    assert "--help" in text
+    assert "<bool>" not in text
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

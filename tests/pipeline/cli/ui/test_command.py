@@ -176,9 +176,10 @@ def test_the_page_has_a_policy_escapes_names_and_is_kept_by_nobody(idle: Here) -
     ],
 )
 def test_other_pages_other_hosts_and_other_tokens_are_refused(idle: Here, path: str, headers: dict[str, str]) -> None:
-    status, text, _ = idle.get(path.replace("TOKEN", idle.token), **headers)
+    status, text, answered = idle.get(path.replace("TOKEN", idle.token), **headers)
     assert status == 403
     assert idle.token not in text
+    assert answered["Content-Type"] == "text/plain; charset=utf-8", "else a browser saves it as a file"
 
 
 def test_it_listens_on_loopback_alone(idle: Here) -> None:
