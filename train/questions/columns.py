@@ -23,7 +23,7 @@ ANSWERS = ("answers", "direct_answers")
 """What several people said, as in VQAv2 and VizWiz: the most frequent is the answer."""
 FIELDS = {
     "id": ("id", "question_id", "qid", "sample_id", "index", "uid"),
-    "image": (*_IMAGES, "path", "file", "file_name"),
+    "image": (*_IMAGES, "path", "file", "file_name", "image_id", "imageid"),
     "question": ("question", "query", "problem", "text"),
     "answer": (
         *("answer", "correct_answer", "multiple_choice_answer", "label", "target", "ground_truth", "response"),

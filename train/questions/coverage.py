@@ -17,6 +17,11 @@ from ...pipeline.store.folder import LatentStore
 from .images import How, SourceNames, find_file, image_folders, parts_of
 from .readers import folder_of
 
+_FOUND_BY: dict[How, str] = {
+    "spelling": "another spelling of their names",
+    "end": "the ends of their names",
+    "id": "their ids or numbers",
+}
 SourceField = Literal["image", "future"]
 """Which of a question's files the latents were made from."""
 
@@ -176,6 +181,8 @@ class _Search:
                 return self._of_content(wanted, _digest(file.path), str(file.path), file.how)
             if (match := self._of_names(wanted, self._names.ending(name), how="end")) is not None:
                 return match
+            if (match := self._of_names(wanted, self._names.of_id(name), how="id")) is not None:
+                return match
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             return _Match(reason=f"{name} cannot be read: {error}")
         return _Match(reason=f"{name} is {self._nowhere} nor a source named in the store{wanted.notes}")
@@ -217,7 +224,7 @@ class _Search:
         if len({self._starts.get(key, 0.0) for key in matches}) > 1:
             return _Match(reason=_several_moments(name, len(matches)))
         if len(matches) > 1:
-            what = "names" if not how else "has the end of the names of"
+            what = {"end": "has the end of the names of", "id": "is the id or the number of"}.get(how, "names")
             return _Match(
                 reason=f"{name} {what} {len(matches)} different images in the store; put the one meant beside the file"
             )
@@ -245,18 +252,19 @@ def _several_moments(name: str, count: int) -> str:
 def _without_ends_claimed_twice(searched: dict[_Wanted, _Match]) -> dict[_Wanted, _Match]:
     """Refuse what only the end of a name found, where another name found the same: `a/x.png` and `b/x.png` are two."""
     names_by_found: defaultdict[str, set[tuple[str, ...]]] = defaultdict(set)
-    if not any(match.how == "end" for match in searched.values()):
+    by_part = ("end", "id")
+    if not any(match.how in by_part for match in searched.values()):
         return searched
     for wanted, match in searched.items():
         if match.key is not None:
             names_by_found[match.source].add(parts_of(wanted.name))
     refused: dict[_Wanted, _Match] = {}
     for wanted, match in searched.items():
-        names = names_by_found[match.source] if match.how == "end" else set[tuple[str, ...]]()
+        names = names_by_found[match.source] if match.how in by_part else set[tuple[str, ...]]()
         if len(names) > 1:
             others = sorted("/".join(name) for name in names - {parts_of(wanted.name)})
             refused[wanted] = _Match(
-                reason=f"{wanted.name} ends as {match.source} does, and so does {others[0]}: which of them is it?"
+                reason=f"{wanted.name} was found as {match.source}, and so was {others[0]}: which of them is it?"
             )
     return {**searched, **refused}
 
@@ -265,8 +273,7 @@ def _notes(searched: dict[_Wanted, _Match], search: _Search) -> tuple[str, ...]:
     examples: defaultdict[str, list[str]] = defaultdict(list)
     for wanted, match in searched.items():
         if match.key is not None and match.how:
-            kind = "another spelling of their names" if match.how == "spelling" else "the ends of their names"
-            examples[f"images found by {kind}"].append(f"{wanted.name} as {match.source}")
+            examples[f"images found by {_FOUND_BY[match.how]}"].append(f"{wanted.name} as {match.source}")
         if (other := search.other_name(wanted, match)) is not None:
             kind = "images that the store has under another name, found by their content"
             examples[kind].append(f"{PurePosixPath(wanted.name).name}, there {other}")

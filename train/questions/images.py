@@ -1,24 +1,31 @@
 """Find the image that a question names: a file, or a source that precompute recorded, under any spelling of its name.
 
 Other machines write `sub\\a.png` (Windows), decomposed letters (macOS) and `file:///data/a.png`. Folders in front are
-too many, or missing, where a list was moved: then a name is found by its end, if only one image ends so.
+too many, or missing, where a list was moved: then a name is found by its end, if only one image ends so. Where a data
+set numbers its images, the questions name the number alone: 2354786 is GQA's 2354786.jpg, and 42 is COCO's
+COCO_val2014_000000000042.jpg.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 from urllib.parse import unquote
 
 from ...pipeline.errors import ConfigError
+from ...pipeline.files.images.formats import SUFFIXES
 
-How = Literal["", "spelling", "end"]
-"""By which name an image was found: its own, another spelling of it, or its end."""
+How = Literal["", "spelling", "end", "id"]
+"""By which name an image was found: its own, another spelling of it, its end, or its name without a suffix or but for
+the number at its end."""
+_ID = re.compile(r"[\w-]+")
+_NUMBER_AT_END = re.compile(r"(?:.*[^0-9])?0*([0-9]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,11 @@ def find_file(name: str, folders: Sequence[Path], *, by_end: bool = True) -> Fou
             for folder in folders:
                 if (path := folder / end).is_file():
                     return FoundFile(path, "end")
+        if _ID.fullmatch(name):
+            for folder in folders:
+                of_this_id = [path for path in folder.glob(f"{name}.*") if path.suffix.lower() in SUFFIXES]
+                if len(of_this_id) == 1:
+                    return FoundFile(of_this_id[0], "id")
     return None
 
 
@@ -116,6 +128,13 @@ class SourceNames:
             if (shared := min(len(its), len(parts))) and its[-shared:] == parts[-shared:]
         )
 
+    def of_id(self, name: str) -> tuple[str, ...]:
+        """The recorded names that are this one without a suffix, or, where none is, that end with this number."""
+        if not _ID.fullmatch(name):
+            return ()
+        number = name.lstrip("0") or "0"
+        return tuple(self._by_stem.get(name, ()) or (self._by_number.get(number, ()) if name.isdecimal() else ()))
+
     def of_key(self, key: str) -> tuple[str, ...]:
         """The names that were recorded for a key."""
         return tuple(self._by_key.get(key, ()))
@@ -127,6 +146,21 @@ class SourceNames:
             parts = parts_of(name)
             by_last[parts[-1:]].append((name, parts))
         return by_last
+
+    @cached_property
+    def _by_stem(self) -> Mapping[str, list[str]]:
+        by_stem: defaultdict[str, list[str]] = defaultdict(list)
+        for name in self._sources:
+            by_stem[PurePosixPath(*parts_of(name)).stem].append(name)
+        return by_stem
+
+    @cached_property
+    def _by_number(self) -> Mapping[str, list[str]]:
+        by_number: defaultdict[str, list[str]] = defaultdict(list)
+        for stem, names in self._by_stem.items():
+            if match := _NUMBER_AT_END.fullmatch(stem):
+                by_number[match[1]].extend(names)
+        return by_number
 
     @cached_property
     def _by_key(self) -> Mapping[str, list[str]]:

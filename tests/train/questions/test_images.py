@@ -1,5 +1,6 @@
 """An image is found in the folder that was named, and under the names that other machines write; never by a guess."""
 
+import json
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,10 +86,35 @@ def test_an_end_that_two_images_share_is_not_guessed(tmp_path: Path, store: Late
     assert found.keys == {"one.png": keys(3)[0], "a/same.png": keys(1)[0]}
     reasons = {item.question.id: item.reason for item in found.missing}
     assert reasons["same.png"].startswith("same.png has the end of the names of 2 different images in the store")
-    assert reasons["x/4.png"] == "x/4.png ends as 4.png does, and so does y/4.png: which of them is it?"
+    assert reasons["x/4.png"] == "x/4.png was found as 4.png, and so was y/4.png: which of them is it?"
     put(tmp_path / "photos" / "8.png", 8)
     missing = find(tmp_path, store, "u/8.png", "v/8.png", images=tmp_path / "photos").missing
     assert len(missing) == 2
+
+
+def test_an_id_finds_the_image_of_this_name_or_number(tmp_path: Path, store: LatentStore) -> None:
+    """As questions of GQA, Visual Genome and VQAv2 name their images."""
+    numbers = [("2354786.jpg", 1), ("val2014/COCO_val2014_000000000042.jpg", 2), ("000000000139.jpg", 3)]
+    store.record_sources([(name, keys(number)[0]) for name, number in numbers])
+    put(tmp_path / "photos" / "n161313.jpg", 5)
+    (tmp_path / "photos" / "n161313.json").write_text("{}")  # not an image
+    found = find(tmp_path, store, "2354786", "42", "139", "n161313", "4", images=tmp_path / "photos")
+    assert list(found.keys.values()) == keys(1, 2, 3, 5, 4)
+    assert found.notes[0] == "images found by their ids or numbers: 5, such as 2354786 as 2354786.jpg"
+    store.record_sources([("COCO_train2014_000000000042.jpg", keys(6)[0])])
+    found = find(tmp_path, store, "42", "000000000042", "COCO_train2014_000000000042", "354786", "14")
+    assert found.keys == {"COCO_train2014_000000000042": keys(6)[0]}
+    assert found.missing[0].reason == (
+        "42 is the id or the number of 2 different images in the store; put the one meant beside the file"
+    )
+
+
+def test_a_number_names_an_image_also_where_it_is_a_number_of_json(tmp_path: Path) -> None:
+    row = {"question_id": 42001, "image_id": 42, "question": "where?", "multiple_choice_answer": "left"}
+    (tmp_path / "annotations.json").write_text(json.dumps({"annotations": [row]}))
+    (tmp_path / "gqa.json").write_text(json.dumps({"7": {"imageId": "2354786", "question": "?", "answer": "no"}}))
+    [vqa], [gqa] = (read_questions(tmp_path / name) for name in ("annotations.json", "gqa.json"))
+    assert (vqa.id, vqa.image, gqa.id, gqa.image) == ("42001", "42", "7", "2354786")
 
 
 def test_an_image_that_the_store_has_under_another_name_says_so(tmp_path: Path, store: LatentStore) -> None:

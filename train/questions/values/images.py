@@ -77,6 +77,8 @@ def _image(value: Any) -> tuple[str, bytes | None] | None:
         return None
     if isinstance(value, bytes):
         return path, value
+    if isinstance(value, int) and not isinstance(value, bool):  # its number in a data set, as VQAv2's image_id
+        return str(value), None
     if not isinstance(value, str):
         raise WrongValue(f"its image is a {type(value).__name__}, neither a name nor bytes")
     if value[:5].lower() == "data:":
