@@ -19,10 +19,11 @@ from theworld.pipeline.store.folder import open_store
 from theworld.train.config import AnswerConfig, TrainConfig
 from theworld.train.data.arms import open_arm, parse_arm
 from theworld.train.data.batches import encode, pad_rows
-from theworld.train.evaluation.answer import ask
+from theworld.train.evaluation.answer import ask, require_context
 from theworld.train.evaluation.answering import many
 from theworld.train.evaluation.answering.many import Response, answer_all
 from theworld.train.evaluation.evaluate import evaluate, evaluate_shown
+from theworld.train.evaluation.live_answer import answer_live
 from theworld.train.evaluation.results.compare import compare_evaluations
 from theworld.train.evaluation.results.rescore import rescored
 from theworld.train.evaluation.results.saved import Evaluation, read_evaluation
@@ -333,6 +334,25 @@ def test_an_answer_in_own_words_can_be_drawn(place: Path) -> None:
         ask(loaded, latents, "where?", ["left", "right"], writing=AnswerConfig(temperature=1.0))
     with pytest.raises(QuestionError, match=r"'<eos>', which .* reads as a control token"):
         ask(loaded, latents, "where is the ball? <eos>", ["left", "right"])
+
+
+def test_a_question_beyond_the_context_is_refused_before_anything_is_rolled_out_for_it(place: Path) -> None:
+    loaded, seen = load_run(place / "run", device="cpu"), []
+    world = loaded.model.reader.count(4, *loaded.meta.reader.latent_shape[1:])
+    most = loaded.lm.context - world - len(loaded.lm.prompt_ids("ball")) - len(loaded.lm.answer_ids("right"))
+
+    def see(steps: int) -> torch.Tensor:
+        seen.append(steps)
+        return torch.zeros(1, loaded.meta.reader.latent_shape[0], 1 + steps, *loaded.meta.reader.latent_shape[1:])
+
+    with pytest.raises(ConfigError, match=r"exceed the 4,096 .*Shorten it by 1 tokens"):
+        answer_live(loaded, see, "ball " * (most + 2), ["left", "right"])
+    with pytest.raises(ConfigError, match="the question is too long"):
+        answer_live(loaded, see, "ball " * 80_000)
+    assert not seen
+    with pytest.raises(ConfigError, match="the question is too long"):
+        ask(loaded, see(3), "ball " * (most + 2), ["left", "right"])
+    require_context(loaded, "ball " * (most + 1), ["left", "right"], 3)  # fills it exactly
 
 
 def test_a_run_whose_language_model_has_moved_is_evaluated_with_its_new_place(place: Path, tmp_path: Path) -> None:

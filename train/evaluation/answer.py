@@ -79,8 +79,8 @@ def ask(
         progress: where warnings go; None is `Progress.to_logger()`.
     Raises:
         RunError: no run folder, or another base model.
-        ConfigError: more steps than the latents have, an empty question, choices that are not two different ones, or
-            `writing` with choices, which are ranked.
+        ConfigError: more steps than the latents have, a question that is empty or too long, choices that are not two
+            different ones, or `writing` with choices, which are ranked.
         QuestionError: a choice has words the language model has no token for, or a text holds a control token.
         LatentShapeError: latents of another shape than it was trained on.
     """
@@ -103,6 +103,7 @@ def ask(
     if unknown := loaded.lm.unknown_words(question):
         progress.warn(f"warning: {loaded.lm.weights.source} has no token for {', '.join(unknown)} in the question")
     latents, steps = _as_read(loaded, latents, steps, progress)
+    require_context(loaded, question, choices, steps)
     prompt = tuple(loaded.lm.prompt_ids(prompt_text))
     answers = [tuple(loaded.lm.answer_ids(label)) for label in labels or ()]
     first = single_tokens(answers)
@@ -141,6 +142,27 @@ def _as_read(loaded: LoadedRun, latents: Tensor, steps: int | None, progress: Pr
         return latents[:, :, : 1 + steps], steps
     steps = check_steps(loaded, arm.stored_steps(recipe) if latents.shape[2] > 1 else 0, steps, progress)
     return as_doubted(latents, recipe, steps), steps
+
+
+def require_context(loaded: LoadedRun, question: str, choices: Sequence[str] | None, steps: int) -> None:
+    """Refuse a question beyond what the language model attends to: its answer would mean nothing, and its memory grows
+    with the square of its length.
+
+    Args:
+        steps: K, rollout steps that are read.
+    Raises:
+        ConfigError: it is too long; says by how much.
+    """
+    lm, reader = loaded.lm, loaded.meta.reader
+    prompt_text, labels = _as_prompted(question, choices, loaded)
+    answer = max((len(lm.answer_ids(label)) for label in labels or ()), default=1)
+    text = len(lm.prompt_ids(prompt_text)) + answer
+    world = 0 if reader.frames == () else loaded.model.reader.count(1 + steps, *reader.latent_shape[1:])
+    if world + text > lm.context:
+        raise ConfigError(
+            f"the question is too long: its {text:,} tokens and {world:,} of the world exceed the {lm.context:,} that "
+            f"{lm.weights.source} attends to. Shorten it by {world + text - lm.context:,} tokens, or read fewer --steps"
+        )
 
 
 def _as_prompted(question: str, choices: Sequence[str] | None, loaded: LoadedRun) -> tuple[str, Sequence[str] | None]:

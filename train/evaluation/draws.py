@@ -33,7 +33,7 @@ from ..data.loader import Indices, LatentDataset
 from ..questions.record import Question
 from ..runs.folder import LoadedRun
 from ..runs.meta import RunMeta
-from .answer import Answer, Ranked, ask
+from .answer import Answer, Ranked, ask, require_context
 from .answering.many import Response
 from .own_words import normalised
 
@@ -304,6 +304,7 @@ def ask_draws(
     progress = progress or Progress.to_logger()
     steps = loaded.meta.reader.num_world_steps if steps is None else steps
     require_drawn_arm(arm_of_run(loaded.meta.config), steps, draws)
+    require_context(loaded, question, choices, min(steps, loaded.meta.reader.num_world_steps))
     latents = [see(steps, draw) for draw in range(draws)]
     answers = [
         ask(loaded, frames, question, choices, steps=steps, image=image, writing=writing, progress=progress)

@@ -24,7 +24,7 @@ from ..config import AnswerConfig
 from ..data.arms import arm_of_run
 from ..questions.record import UNTYPED
 from ..runs.folder import LoadedRun
-from .answer import Answer, ask
+from .answer import Answer, ask, require_context
 from .policies.adaptive import ADAPTIVE, Adaptive
 from .policies.gates import Gate, margin, parse_rule
 
@@ -82,6 +82,7 @@ def answer_live(
     arm = arm_of_run(loaded.meta.config)
 
     def answer_with(count: int, reason: str | None = None) -> LiveAnswer:
+        require_context(loaded, question, choices, min(count, max_steps))  # before the time that a rollout takes
         latents = see(arm.needed_steps(count, loaded.meta.recipe))
         answer = ask(loaded, latents, question, choices, steps=count, image=image, writing=writing, progress=progress)
         return LiveAnswer(answer, count, reason, latents[:, :, : 1 + count])
