@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ...pipeline.errors import WorldModelError
 from ...pipeline.latents.recipe import Recipe
 from ...pipeline.latents.world_model import WorldModel
 from ...pipeline.machine import cpu_model
@@ -29,6 +30,7 @@ def latents_of_batch(
     size: int,
     *,
     text: TextEmbeddings | None = None,
+    sample_shape: tuple[int, int, int, int] | None = None,
 ) -> Tensor:
     """Latents (B, C, T, H, W) of up to `size` inputs, made in a batch of exactly `size`; float32, on the CPU.
 
@@ -38,15 +40,33 @@ def latents_of_batch(
     Args:
         pixels: of B inputs, as the kind loads them. keys: theirs.
         text: embeddings of B prompts, where each sample has its own.
+        sample_shape: (C, T, H, W) of the store; None takes any.
     Raises:
+        WorldModelError: the engine gave something else than one latent of that shape for each input.
         torch.OutOfMemoryError: a batch of this size does not fit.
     """
     padding = size - len(keys)
     if text is not None:
         world = cast(PromptedWorld, world).with_text(text.padded(padding))
     batch = torch.stack([*pixels, *repeat(pixels[-1], padding)])
-    with full_float32():  # our engines see to it themselves; those of other packages need not know of it
-        return kind.latents(world, batch, [*keys, *repeat(keys[-1], padding)], recipe)[: len(keys)].float().cpu()
+    # our engines see to both themselves; those of other packages need not know of them
+    with full_float32(), torch.no_grad():
+        latents: object = kind.latents(world, batch, [*keys, *repeat(keys[-1], padding)], recipe)
+        return _checked(latents, world, size, sample_shape)[: len(keys)].float().cpu()
+
+
+def _checked(latents: object, world: WorldModel, size: int, sample_shape: tuple[int, ...] | None) -> Tensor:
+    """What an engine gave, if it is what it was asked for: a package's own may give anything."""
+    given = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+    wanted = f"({size}, {', '.join(map(str, sample_shape or 'CTHW'))})"
+    fits = isinstance(given, tuple) and len(given) == 5 and given[0] == size and sample_shape in (None, given[1:])
+    if isinstance(latents, Tensor) and fits and latents.is_floating_point():
+        return latents
+    what = f"{latents.dtype} {given}" if isinstance(latents, Tensor) else given
+    raise WorldModelError(
+        f"the engine {type(world).__name__} ({type(world).__module__}) gave {what} for {size} inputs, where latents "
+        f"are floating-point tensors of the shape {wanted}. Repair its package (docs/worlds.md says what engines give)"
+    )
 
 
 def machine_facts(device: str, *, compiled: bool = False) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ...messages import name_some
 
@@ -44,8 +44,8 @@ def check_weight_files(library: str, folder: Path) -> None:
             f"it has neither {file} nor {index}, but {name_some(names)}. Rename one file with all weights, also of a "
             f"variant such as fp16, to {file}; weights in several files need the index, so finish the download"
         )
-    listed: object = json.loads((folder / index).read_text(encoding="utf-8")).get("weight_map")
-    wanted = {str(name) for name in listed.values()} if isinstance(listed, dict) else set[str]()
+    listed = json.loads((folder / index).read_text(encoding="utf-8")).get("weight_map")
+    wanted = set(map(str, cast(dict[str, object], listed).values())) if isinstance(listed, dict) else set[str]()
     if missing := sorted(wanted - set(names)):
         raise RefusedError(f"{index} names {name_some(missing)}, which is not there. Finish the download")
 

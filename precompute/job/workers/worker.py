@@ -294,7 +294,16 @@ class Worker:
             keys, text = [sample.key for sample in samples[part]], self._text_of(samples[part])
             started = time.monotonic()
             try:
-                latents = latents_of_batch(self._kind, self._world, pixels[part], keys, self._recipe, size, text=text)
+                latents = latents_of_batch(
+                    self._kind,
+                    self._world,
+                    pixels[part],
+                    keys,
+                    self._recipe,
+                    size,
+                    text=text,
+                    sample_shape=self._store.sample_shape,
+                )
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or (size == 1 and not self._made_any):
                     raise
