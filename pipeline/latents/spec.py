@@ -9,6 +9,14 @@ from dataclasses import dataclass
 
 from ..errors import LatentShapeError
 
+TOKEN_CELLS = 4
+"""Cells per side of the square that becomes one world token, unless `theworld train` is told otherwise."""
+
+
+def usual_patch(height: int, width: int) -> int:
+    """Cells per side of a token that `train` makes by default; where frames do not divide so, the next smaller side."""
+    return next(side for side in (TOKEN_CELLS, TOKEN_CELLS // 2, 1) if height % side == width % side == 0)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatentSpec:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, get_args
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 from theworld.pipeline.errors import ConfigError, RunError
 from theworld.pipeline.files.hub.transfers import fetch, is_hub_id
 from theworld.pipeline.machine import DeviceName, resolve_device
-from theworld.pipeline.messages import list_problems
+from theworld.pipeline.messages import list_problems, name_some
 from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.planning.recipe import make_recipe
 from theworld.precompute.worlds.source import resolve_world
@@ -26,7 +27,7 @@ from theworld.train.language.lora import add_lora
 from theworld.train.language.weights import find_weights
 from theworld.train.runs import hub
 from theworld.train.runs.folder import build_reader, load_run, resolve_dtype
-from theworld.train.runs.meta import META, LMFacts, QuestionFacts, ReaderFacts, RunMeta, StoreFacts, versions
+from theworld.train.runs.meta import META, LMFacts, QuestionFacts, ReaderFacts, RunMeta, StoreFacts, runs_in, versions
 
 _log = logging.getLogger(__name__)
 
@@ -100,8 +101,7 @@ def parts_untrained(
         PrecomputeConfig(world=source.name if world is None else world, steps=steps, size=size), source
     )
     channels, _, height, width = source.spec_of(recipe).sample_shape(recipe.height, recipe.width, steps)
-    if strange := sorted(settings.keys() - SETTINGS):
-        raise ConfigError(f"from_pretrained has no argument {strange[0]!r}; settings are {', '.join(sorted(SETTINGS))}")
+    require_settings(settings)
     chosen = {setting: value for setting, value in settings.items() if value is not None}
     try:
         config = TrainConfig(store=Path(), questions=Path(), seed=seed, **chosen)
@@ -134,6 +134,20 @@ def parts_untrained(
     return Parts(adapted, reader, meta, Path(name), world)
 
 
+def require_settings(names: Iterable[str]) -> None:
+    """Refuse arguments of `from_pretrained` that are none.
+
+    Raises:
+        ConfigError: names the first of them, and the settings.
+    """
+    if strange := sorted(set(names) - SETTINGS):
+        near = get_close_matches(strange[0], [*SETTINGS, "num_world_steps", "device", "dtype", "revision", "size"], n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ConfigError(
+            f"from_pretrained has no argument {strange[0]!r}{hint}; settings are {', '.join(sorted(SETTINGS))}"
+        )
+
+
 def find_run(name: str, revision: str | None = None) -> Path | None:
     """The folder of a run; None where the name is that of a language model.
 
@@ -141,11 +155,14 @@ def find_run(name: str, revision: str | None = None) -> Path | None:
         revision: of a repository on the Hub.
     Raises:
         RunError: there is no such repository, or it cannot be reached.
+        ConfigError: it is a folder of several runs.
     """
     path = Path(name)
     if path.is_dir() or not is_hub_id(name):
         if revision is not None:
             raise ConfigError(f"revision={revision!r} is of a repository on the Hub, and {name} is none")
+        if not (path / META).is_file() and (runs := runs_in(path)):
+            raise ConfigError(f"{name} is a folder of runs. Name one of them: {name_some(runs)}")
         return path if (path / META).is_file() else None
     snapshot = fetch(
         with_revision(name, revision),

@@ -30,8 +30,9 @@ from theworld.train.runs import hub
 from theworld.train.runs.folder import LoadedRun, save_run
 from theworld.train.runs.meta import METRICS
 
-from .build import Device, Parts, find_run, one_device, parts_of_run, parts_untrained, with_revision
+from .build import Device, Parts, find_run, one_device, parts_of_run, parts_untrained, require_settings, with_revision
 from .processor import Picture, Processor, keys_of_pixels, latent_spec_of
+from .tied_weights import name_weights_once
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class TheWorld(Reader):
             self._adopt(parts_untrained(gemma_model_name, **steps, **settings), num_world_steps)
         elif isinstance(lm, nn.Module) and reader is not None and gemma_model_name is None:
             super().__init__(lm, reader, **steps, **settings)
+            name_weights_once(self)
         else:
             raise ConfigError(
                 "TheWorld takes gemma_model_name=NAME, or a language model and a reader as modules. "
@@ -124,6 +126,7 @@ class TheWorld(Reader):
         loading: dict[str, Any] = {"device": device, "dtype": torch_dtype if dtype is None else dtype}
         loading["world"] = None if world is None else os.fspath(world)
         fixed = {"max_world_steps": max_world_steps, "layout": layout, "size": size, **settings}
+        require_settings(settings)
         model, run = cls.__new__(cls), find_run(name, revision)
         if run is None:
             if lm is not None:
@@ -147,7 +150,7 @@ class TheWorld(Reader):
             recipe=parts.meta.recipe,
         )
         self._loaded_parts = parts
-        self.eval()
+        name_weights_once(self.eval())
 
     @cached_property
     def processor(self) -> Processor:
@@ -332,12 +335,12 @@ class TheWorld(Reader):
         Args:
             images: one picture, rolled forward here. latents: of one image, (1, C, T, H, W), in place of it.
         Raises:
-            ConfigError: neither, both, or choices that are not two different ones.
+            ConfigError: neither, both, several questions, or choices that are not two different ones.
         """
         parts, steps = self._parts(), self.num_world_steps if num_world_steps is None else num_world_steps
         picture = Path(images) if isinstance(images, str | os.PathLike) else None
-        if (images is None) == (latents is None):
-            raise ConfigError("rank takes images= or latents=, one of them")
+        if not isinstance(question, str) or (images is None) == (latents is None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError("rank takes one question as a text, and images= or latents=, one of them")
         if images is not None:
             batch = self.processor(question, images)
             latents = self._roll_out(batch["images"], batch["keys"], self._arm.needed_steps(steps, parts.meta.recipe))

@@ -223,7 +223,7 @@ def test_events_tell_a_program_what_a_person_sees(tmp_path: Path, world: Path) -
     names = [event["event"] for event in events]
     assert names == ["begun", "plan", "started", "shard", "shard", "failure", "shard", "finished"]
     assert all(isinstance(event["time"], float) for event in events)
-    assert (events[1]["todo"], events[1]["tokens"]) == (21, {"spatial": 32, "patch": 8})
+    assert (events[1]["todo"], events[1]["tokens"]) == (21, {"spatial": 32, "patch": 2})
     assert [event["remaining"] for event in events if event["event"] == "shard"] == [13, 5, 0]
     assert events[-1] | {"time": 0, "event": ""} == report.to_json() | {"time": 0, "event": ""}
     assert report.to_json()["reasons"] == {"format": 1}
@@ -237,7 +237,7 @@ def test_a_plan_gives_tokens_arithmetic_and_the_time_this_machine_took_before(
     settings = config(make_images(tmp_path / "in", 16), tmp_path / "cache", world)
     run_precompute(settings, progress=Progress.on_stderr())
     said = capsys.readouterr().err
-    assert "tokens  32 per image, 8 in patches of 2x2" in said
+    assert "tokens  32 per image; 2 in patches of 4x4, the default of train" in said
     assert "TFLOP per image; " in said
     assert "for a worker that reaches 50 % of the" in said
     wanted = settings.model_copy(update={"seed": 3, "dry_run": True})

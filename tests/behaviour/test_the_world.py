@@ -1,6 +1,7 @@
 """The Python interface of the page that the project grew from, with its names: one object, from images to answers."""
 
 import contextlib
+import copy
 import io
 import json
 from multiprocessing.reduction import ForkingPickler
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import GenerationConfig, StoppingCriteriaList, TextStreamer
+from safetensors.torch import load_file
+from transformers import GenerationConfig, StoppingCriteriaList, TextStreamer, Trainer, TrainingArguments
 from transformers.utils import ModelOutput
 
 import theworld
@@ -186,6 +188,12 @@ def test_a_model_comes_back_from_its_folder_and_others_read_it(model: TheWorld, 
         ask(loaded, np.concatenate([latents, latents]), QUESTION)
     with pytest.raises(ConfigError, match="layout: decided when"):
         TheWorld.from_pretrained(tmp_path / "run", layout="patch")
+    with pytest.raises(
+        ConfigError, match=r"no argument 'num_world_step' \(did you mean 'num_world_steps'\?\); settings"
+    ):
+        TheWorld.from_pretrained(tmp_path / "run", num_world_step=1)
+    with pytest.raises(ConfigError, match=r"is a folder of runs\. Name one of them: .*run"):
+        TheWorld.from_pretrained(tmp_path)
 
 
 def test_what_does_not_fit_is_refused_in_words(model: TheWorld, place: Path) -> None:
@@ -216,6 +224,8 @@ def test_what_does_not_fit_is_refused_in_words(model: TheWorld, place: Path) -> 
         model.rank(QUESTION, ["a", "b"])
     with pytest.raises(ConfigError, match="a list of texts, got the text 'left'"):
         model.rank(QUESTION, "left", images=place / "0.png")
+    with pytest.raises(ConfigError, match="one question as a text"):
+        model.rank([QUESTION], ["a", "b"], images=place / "0.png")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="gemma_model_name=NAME"):
         TheWorld()
     with pytest.raises(ConfigError, match="from_pretrained makes one"):
@@ -310,6 +320,28 @@ def test_what_was_never_trained_is_found_beside_a_language_model_that_has_moved(
     assert TheWorld.from_pretrained(tmp_path / "run", lm=tmp_path / "elsewhere", **settings).num_world_steps == 4
     with pytest.raises(RunError, match="Adapters fit only the model"):
         TheWorld.from_pretrained(tmp_path / "run", lm=save_mini_lm(tmp_path / "other", seed=1), **settings)
+
+
+def test_transformers_trainer_keeps_checkpoints_of_a_model_with_tied_weights(
+    model: TheWorld, place: Path, tmp_path: Path
+) -> None:
+    head, table = model.lm.get_output_embeddings().weight, model.lm.get_input_embeddings().weight
+    assert head is table, "else this says nothing"
+    ours = copy.deepcopy(model)
+    kept = TrainingArguments(str(tmp_path), max_steps=1, report_to=[], use_cpu=True, remove_unused_columns=False)
+
+    def collate(rows: list[str]) -> dict[str, Any]:
+        batch = ours.processor(rows, place / "0.png")
+        return {**batch, "labels": batch["input_ids"]}
+
+    Trainer(ours.train(), kept, train_dataset=[QUESTION], data_collator=collate).train()  # type: ignore[arg-type]
+    weights = load_file(tmp_path / "checkpoint-1" / "model.safetensors")
+    again = copy.deepcopy(model)
+    assert not any(again.load_state_dict(weights))
+    moved = {name for name, weight in again.state_dict().items() if not torch.equal(weight, model.state_dict()[name])}
+    assert moved == {n for n, w in ours.state_dict().items() if not torch.equal(w, model.state_dict()[n])}
+    assert moved
+    assert again.lm.get_output_embeddings().weight is again.lm.get_input_embeddings().weight
 
 
 def test_a_path_may_be_a_text(tmp_path: Path) -> None:

@@ -109,13 +109,14 @@ _STAGE = """<div data-stage><div class="controls" hidden>\
 <label class="time">time <input type="range" min="0" max="1000" value="0"></label></span>{% endif %}</div>
 <div class="cards">{{ cards }}</div></div>
 """
-_CARD = """<article class="card" data-kinds="{{ kinds }}"><h3>{{ question }}</h3>
+_CARD = """<article class="card" data-kinds="{{ kinds }}"><h3 dir="auto">{{ question }}</h3>
 <p class="small">{{ image }}</p>
 {{ films }}
-<ul class="answers">{% for answer in answers %}<li>{{ answer.name }}: <b>{{ answer.text }}</b>{{ answer.confidence }} \
+<ul class="answers">{% for answer in answers %}<li>{{ answer.name }}: <b dir="auto">{{ answer.text }}</b>\
+{{ answer.confidence }} \
 <span class="{{ 'gain' if answer.correct else 'loss' }}">{{ '✓ correct' if answer.correct else '✗ wrong' }}</span>\
-{% if answer.generated %} <span class="small">generated: {{ answer.generated }}</span>{% endif %}</li>
-{% endfor %}<li>Correct answer: <b>{{ correct }}</b></li></ul></article>
+{% if answer.generated %} <span class="small">generated: <bdi>{{ answer.generated }}</bdi></span>{% endif %}</li>
+{% endfor %}<li>Correct answer: <b dir="auto">{{ correct }}</b></li></ul></article>
 """
 _MARK = """Predicted{% if correct is not none %}: \
 <span class="{{ 'gain' if correct else 'loss' }}">{{ '✓ correct' if correct else '✗ wrong' }}</span>{% endif %}"""

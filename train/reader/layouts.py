@@ -22,6 +22,7 @@ from itertools import accumulate
 from typing import Literal, get_args
 
 from ...pipeline.errors import ConfigError
+from ...pipeline.latents.spec import TOKEN_CELLS
 
 LayoutName = Literal["spatial", "patch", "pooled", "hierarchical", "channel", "resampler"]
 PoolName = Literal["mean", "max", "minmax", "stride"]
@@ -29,7 +30,7 @@ PoolName = Literal["mean", "max", "minmax", "stride"]
 LAYOUTS: tuple[LayoutName, ...] = get_args(LayoutName)
 POOLS: tuple[PoolName, ...] = get_args(PoolName)
 
-PATCH = 4
+PATCH = TOKEN_CELLS
 """The default of `theworld train`: cells per side of a token."""
 POOL_STEPS = {"pooled": 2, "hierarchical": 4}
 """The default number of future frames that share a token; 1 in the other layouts."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from ...latents.spec import usual_patch
 from ...latents.time_axis import describe, horizon_s
 from ...messages import command, format_bytes
 from ..latent_store import LatentStore
@@ -132,6 +133,7 @@ def summarise(store: LatentStore, *, samples: int = SAMPLES) -> Summary:
     name, fps = stated_world(origins)
     fps = recipe.fps or fps
     channels, frames, height, width = store.sample_shape
+    side = usual_patch(height, width)
     failures = store.failures()
     return Summary(
         path=str(store.place),
@@ -159,7 +161,7 @@ def summarise(store: LatentStore, *, samples: int = SAMPLES) -> Summary:
         time_axis=describe(recipe, store.spec, fps),
         horizon_s=horizon_s(recipe, store.spec, fps),
         sample_bytes=channels * frames * height * width * store.dtype.itemsize,
-        tokens={"spatial": frames * height * width, "patch 2x2": frames * -(-height // 2) * -(-width // 2)},
+        tokens={"spatial": frames * height * width, f"patch {side}x{side}": frames * height * width // side**2},
         seconds=_phases(origins),
         failures_by_reason=dict(Counter(failure.reason for failure in failures).most_common()),
         frame_std=tuple(moments.frame_std.tolist()),

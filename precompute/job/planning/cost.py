@@ -14,7 +14,7 @@ from typing import Any
 from ....pipeline.accelerators import Accelerator, known_accelerator
 from ....pipeline.errors import WorldModelError
 from ....pipeline.latents.recipe import Recipe
-from ....pipeline.latents.spec import latent_frames, video_frames
+from ....pipeline.latents.spec import TOKEN_CELLS, latent_frames, usual_patch, video_frames
 from ....pipeline.matmul_speed import emulates_bfloat16, matmul_speeds, speed_text
 from ....pipeline.messages import format_amount, format_rate
 from ...worlds.arithmetic import Operations, is_plain
@@ -63,6 +63,8 @@ class Cost:
     """The same, with the copies that fill batches; 0 where there are none."""
     tokens: int
     """World tokens of one latent, one a cell: T * H * W."""
+    patch: int
+    """Cells per side of the tokens that `theworld train` makes of it by default, or could make."""
     operations: Operations | None
     target: Target
     rate: float | None = None
@@ -95,8 +97,9 @@ class Cost:
 
     def lines(self, takes: str) -> list[str]:
         """The lines of the plan."""
-        patches = f"{-(-self.tokens // 4):,} in patches of 2x2 (other layouts: theworld tokens)"
-        lines = [f"tokens  {self.tokens:,} per {takes}, {patches}"]
+        usual = ", the default of train" if self.patch == TOKEN_CELLS else ""
+        patches = f"{self.tokens // self.patch**2:,} in patches of {self.patch}x{self.patch}{usual}"
+        lines = [f"tokens  {self.tokens:,} per {takes}; {patches} (other layouts: theworld tokens)"]
         if not self.todo:
             return lines
         work = f"{format_amount(self.operations.total / 1e12)} TFLOP per {takes}" if self.operations else ""
@@ -126,7 +129,7 @@ class Cost:
         """Plain values for `--json` and events."""
         hours = self.worker_hours
         return {
-            "tokens": {"spatial": self.tokens, "patch": -(-self.tokens // 4)},
+            "tokens": {"spatial": self.tokens, "patch": self.tokens // self.patch**2},
             "flops_per_input": None if self.operations is None else self.operations.total,
             "estimated_s": None if self.seconds is None else round(self.seconds, 1),
             "estimate_from": "measured" if self.rate else "arithmetic" if self.worker_s is not None else None,
@@ -155,7 +158,8 @@ def estimate(
     operations = operations_of(world, recipe)
     _, frames, height, width = shape
     tokens = frames * height * width
-    cost = partial(Cost, todo=todo, tokens=tokens, operations=operations, target=target, price=price)
+    patch = usual_patch(height, width)
+    cost = partial(Cost, todo=todo, tokens=tokens, patch=patch, operations=operations, target=target, price=price)
     name, record = _recorded(throughput.by_device(recipe), target)
     if record is not None and record.per_worker_s:
         return cost(rate=record.per_worker_s * target.workers, rate_of=name)

@@ -103,6 +103,17 @@ def page() -> Page:
     return Page(run_page(runs, draw=clip, outcomes={f"s{n}": n % 3 != 0 for n in range(20)}))
 
 
+def test_a_question_and_its_answers_each_stand_in_the_direction_of_their_own_writing() -> None:
+    question, answer = "أين ستسقط الكرة؟", "يسار"
+    rows = tuple(
+        p.model_copy(update={"question": question, "answer": answer, "generated": answer}) for p in predictions(18)
+    )
+    page = run_page([evaluation("runs/1", 18, predictions=rows)])
+    assert f'<h3 dir="auto">{question}</h3>' in page
+    assert f'<li>Correct answer: <b dir="auto">{answer}</b></li>' in page
+    assert f"generated: <bdi>{answer}</bdi></span>" in page
+
+
 def test_it_is_whole_and_fetches_nothing(page: Page) -> None:
     assert page.open == []
     assert not {"iframe", "object", "form", "base"} & set(page.tags)

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from theworld.pipeline.cli.main import app
 from theworld.pipeline.errors import ConfigError, TheWorldError
-from theworld.precompute.job.planning.cost import Cost, Target
+from theworld.pipeline.latents.spec import usual_patch
+from theworld.train.config import TrainConfig
 from theworld.train.reader.context_budget import Budget, ContextLimits, context_limits_of, find_context_limits, flags
 from theworld.train.reader.layouts import TokenLayout
 
@@ -176,10 +177,13 @@ def test_the_flags_a_table_names_are_those_that_train_takes(layout: TokenLayout)
     assert all(str(getattr(layout, name[2:].replace("-", "_"))) == value for name, value in list(given.items())[1:])
 
 
-def test_the_plan_of_a_precompute_counts_alike() -> None:
-    cost = Cost(todo=0, tokens=9 * 28 * 28, operations=None, target=Target(workers=1))
-    for name, count in cost.to_json()["tokens"].items():
-        assert TokenLayout(name=name, patch=2).count(9, 28, 28, channels=16) == count
+def test_plans_and_stores_count_the_patches_that_train_makes_by_default_where_they_divide_the_frame() -> None:
+    default = TokenLayout(name="patch", patch=TrainConfig.model_fields["patch"].default)
+    assert usual_patch(28, 52) == default.patch
+    assert default.grid(28, 52) == (7, 13)
+    assert [usual_patch(30, 28), usual_patch(4, 6), usual_patch(7, 28)] == [2, 2, 1]
+    with pytest.raises(ConfigError, match="do not divide"):
+        default.grid(30, 28)
 
 
 PAGE = (Path(__file__).parents[3] / "docs" / "training.md").read_text()

@@ -120,7 +120,7 @@ def test_time_comes_from_the_speed_of_the_device_and_once_it_has_run_from_that(
     recipe = RECIPE.model_copy(update={"world": world.identity})
     before = estimate(world, recipe, (16, 9, 8, 8), 1000, log, LAPTOP)
     assert before.tokens == 576
-    assert before.to_json()["tokens"] == {"spatial": 576, "patch": 144}
+    assert before.to_json()["tokens"] == {"spatial": 576, "patch": 36}
     assert before.to_json()["estimate_from"] == "arithmetic"
     assert before.operations is not None
     # two workers of two threads each, at half of what one thread reached
