@@ -132,7 +132,8 @@ class Commands(typer.Typer):
     """Commands as `Command` makes them."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**{"cls": Group, **settings})
+        settings.setdefault("cls", Group)
+        super().__init__(**settings)
 
     def command(self, *args: Any, example: str | None = None, page: str | None = None, **settings: Any) -> Any:
         """As of Typer.

@@ -7,7 +7,7 @@ adapters among it, without which the weights are others.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -76,11 +76,8 @@ def check_left_out(model: nn.Module, left_out: Collection[str]) -> None:
     Raises:
         RefusedError: one of them belongs to a layer that the model has.
     """
-    layers = {
-        name
-        for name, module in model.named_modules()
-        if not [*module.children()] and [*module.parameters(recurse=False)]
-    }
+    modules = cast(Iterator[tuple[str, "nn.Module"]], model.named_modules())
+    layers = {name for name, module in modules if not [*module.children()] and [*module.parameters(recurse=False)]}
     if lost := sorted(name for name in left_out if not layers.isdisjoint(_owners(name))):
         raise RefusedError(
             f"its weights hold {name_some(lost)}, which the model has no place for, so its layers would compute "

@@ -58,9 +58,7 @@ def test_the_same_of_a_world_model_while_weights_of_parts_it_does_not_have_are_l
         load_world(world)
 
 
-def test_quantised_weights_without_scales_are_refused_and_eight_bit_floats_are_read(
-    world: Path, lm: Path
-) -> None:
+def test_quantised_weights_without_scales_are_refused_and_eight_bit_floats_are_read(world: Path, lm: Path) -> None:
     file = world / "transformer" / FILE
     tensors = load_file(file)
     save_file({name: tensor.to(torch.float8_e4m3fn) for name, tensor in tensors.items()}, file, {"format": "pt"})
