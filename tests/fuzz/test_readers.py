@@ -44,6 +44,8 @@ OF_OTHERS = {
     "pipeline.files.rights:current_umask": "the kernel's",
     "pipeline.files.hub.weight_hashes:_digests.digest_of": "hashes bytes, whatever they are",
     "pipeline.latents.keys:key_of_file": "hashes bytes, whatever they are",
+    "pipeline.files.tables.text:_RowLines.has_open_quote": "a row that the reader of `lists` has just read",
+    "pipeline.streams:secure_streams": "the standard streams of this process",
     "pipeline.machine:_cpu_groups": "the kernel's",
     "pipeline.machine:_quota_of": "the kernel's",
     "pipeline.machine:cpu_model": "the kernel's",
