@@ -25,7 +25,7 @@ How = Literal["", "spelling", "end", "id"]
 """By which name an image was found: its own, another spelling of it, its end, or its name without a suffix or but for
 the number at its end."""
 _ID = re.compile(r"[\w-]+")
-_NUMBER_AT_END = re.compile(r"(?:.*[^0-9])?0*([0-9]+)")
+_DIGITS = "0123456789"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,10 @@ def _ends(name: str) -> Iterator[str]:
                 yield "/".join(parts[start:])
 
 
+def _plain(digits: str) -> str:
+    return digits.lstrip("0") or "0"
+
+
 class SourceNames:
     """The names that precompute recorded, looked up by their spellings and ends."""
 
@@ -132,8 +136,8 @@ class SourceNames:
         """The recorded names that are this one without a suffix, or, where none is, that end with this number."""
         if not _ID.fullmatch(name):
             return ()
-        number = name.lstrip("0") or "0"
-        return tuple(self._by_stem.get(name, ()) or (self._by_number.get(number, ()) if name.isdecimal() else ()))
+        is_number = not name.strip(_DIGITS)
+        return tuple(self._by_stem.get(name, ()) or (self._by_number.get(_plain(name), ()) if is_number else ()))
 
     def of_key(self, key: str) -> tuple[str, ...]:
         """The names that were recorded for a key."""
@@ -158,8 +162,8 @@ class SourceNames:
     def _by_number(self) -> Mapping[str, list[str]]:
         by_number: defaultdict[str, list[str]] = defaultdict(list)
         for stem, names in self._by_stem.items():
-            if match := _NUMBER_AT_END.fullmatch(stem):
-                by_number[match[1]].extend(names)
+            if digits := stem[len(stem.rstrip(_DIGITS)) :]:
+                by_number[_plain(digits)].extend(names)
         return by_number
 
     @cached_property
