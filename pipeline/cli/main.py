@@ -61,13 +61,12 @@ def freeze_once() -> None:
     gc.freeze()
 
 
-_OF_THE_PLACE = {
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG),
-}
-"""What an OSError says of where a user wants something; of others, a traceback says more."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """Which a write meets, and a write does not know its file's name."""
+_OF_THE_PLACE = _FULL | {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+}
+"""What an OSError says of where a user wants something; of others, a traceback says more."""
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ _CORNERS = {
     "hexagon": (0, 60, 120, 180, 240, 300),
 }
 """Directions of a dot's corners from its middle, in degrees, for the colors after the round ones."""
-_DASHES = ("9 3", "2 3", "9 3 2 3", "14 4", "5 2", "9 3 2 3 2 3", "2 6")
+DASHES: tuple[tuple[int, ...], ...] = ((9, 3), (2, 3), (9, 3, 2, 3), (14, 4), (5, 2), (9, 3, 2, 3, 2, 3), (2, 6))
 """Dashes and gaps of a line without dots, in the same order."""
 _WIDTH = 360
 _NAME = 36  # letters of a name beside a bar
@@ -218,7 +218,7 @@ def plot(
             "dots": dots if curve.dots else [],
             "key": _corners(ink, 12, 6, 5) if curve.dots else "",
             "dashed": curve.dashed,
-            "dashes": "" if curve.dots or ink < _ROUND else _DASHES[ink - _ROUND],
+            "dashes": "" if curve.dots or ink < _ROUND else " ".join(map(str, DASHES[ink - _ROUND])),
         }
 
     step = (top - bottom) / 4

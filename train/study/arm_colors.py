@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..pages.charts import DASHES
+
 _PNG = {
     "rollout": "#0072b2",
     "steps0": "#000000",
@@ -21,8 +23,6 @@ _MORE_PNG = ("#d55e00", "#332288", "#117733", "#aa4499", "#44aa99", "#882255", "
 """Of arms that a study's file states, which take turns."""
 _MORE_MARKERS = "sD^v<>H"
 """Their dots, for who cannot tell these colors apart; as on the page."""
-_MORE_DASHES: tuple[tuple[int, ...], ...] = ((9, 3), (2, 3), (9, 3, 2, 3), (14, 4), (5, 2), (9, 3, 2, 3, 2, 3), (2, 6))
-"""Their lines where these have no dots: points of ink and of gap."""
 
 
 def page_color_of(results: Mapping[str, Any], arm: str) -> int:
@@ -42,7 +42,7 @@ def plot_marker_of(results: Mapping[str, Any], arm: str) -> str:
 
 def plot_line_of(results: Mapping[str, Any], arm: str) -> str | tuple[int, tuple[int, ...]]:
     """The line style of an arm in a PNG plot whose lines have no dots, as matplotlib takes it."""
-    return (0, _MORE_DASHES[_place(results, arm) % len(_MORE_PNG)]) if arm not in _PNG else "-"
+    return (0, DASHES[_place(results, arm) % len(_MORE_PNG)]) if arm not in _PNG else "-"
 
 
 def _place(results: Mapping[str, Any], arm: str) -> int:
