@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -30,7 +31,7 @@ from torch.utils.data import Dataset
 
 from ...pipeline.errors import ConfigError, DamagedShardError
 from ...pipeline.latents.tensors import as_tensor
-from ...pipeline.store.folder import LatentStore
+from ...pipeline.store.folder import LatentStore, open_store
 from ...pipeline.store.keys.packed_keys import AnyKeys, is_packed, unpack_keys
 from ...pipeline.store.reading.bucket_reader import BucketRowReader, ReadingOrder
 from ...pipeline.store.reading.buffer import BatchBuffer
@@ -57,19 +58,24 @@ class LatentDataset(Dataset[Tensor]):
     samples that the store had when it was made, not those added later.
 
     Args:
+        store: opened, or where it is, for `open_store`.
         keys: which samples, in this order, also repeatedly; None takes all there are now, in the store's order. Of
             millions, give an array as `LatentStore.packed_keys` has them.
         rollout_steps: K; None takes all.
     Raises:
         MissingLatentError: a key is not in the store.
         ConfigError: the rollouts are shorter than `rollout_steps`.
+        StoreError: as `open_store`.
     """
 
     read_ahead = True
     """Whether a batch is worth reading before it is wanted."""
 
-    def __init__(self, store: LatentStore, *, keys: AnyKeys | None = None, rollout_steps: int | None = None) -> None:
-        self.store = store
+    def __init__(
+        self, store: LatentStore | str | Path, *, keys: AnyKeys | None = None, rollout_steps: int | None = None
+    ) -> None:
+        store = open_store(store) if isinstance(store, str | Path) else store
+        self.store: LatentStore = store
         self._given = None if keys is None else keys if is_packed(keys) else tuple(keys)
         self.rollout_steps = store.buffer(0, rollout_steps=rollout_steps).rollout_steps
         self._index = store.index

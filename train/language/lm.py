@@ -81,7 +81,7 @@ def load_language_model(
         if (text_class := TRIED[name].text_class) is not None:
             options |= {"config": load_lm_config(weights), "key_mapping": dict(TEXT_PARAMETERS)}
         kind = getattr(transformers, text_class or name)
-    with without_report_of_other_parts(kind) if unread_parts(weights) else nullcontext():
+    with without_report_of_other_parts(kind) if _has_other_parts(weights) else nullcontext():
         model = load_pretrained(kind, weights.folder, error=ConfigError, what="language model", dtype=dtype, **options)
     if type(model).__name__ not in TRIED:
         raise _untried(weights, type(model).__name__)
@@ -122,15 +122,24 @@ def load_lm_config(weights: Weights) -> Any:
     kind: Any = AutoConfig if weights.gguf else getattr(transformers, _architecture(weights)).config_class
     what = "language model's config"
     config = load_pretrained(kind, weights.folder, error=ConfigError, what=what, **_gguf(weights))
-    is_whole = weights.gguf or TRIED[_architecture(weights)].text_class is None
-    return config if is_whole else config.get_text_config()
+    return config.get_text_config() if _has_other_parts(weights) else config
 
 
 def unread_parts(weights: Weights) -> str | None:
-    """A line that says which parts of a multimodal model are not read; None where all is read."""
-    if weights.gguf or TRIED[_architecture(weights)].text_class is None:
-        return None
-    return f"{weights.source}: only its text part is read; its parts for images and sound are left out"
+    """A line that says what of a language model's folder is not read; None where all is read."""
+    unread: list[str] = []
+    if _has_other_parts(weights):
+        unread.append("only its text part is read; its parts for images and sound are left out")
+    if not weights.gguf and (weights.folder / "adapter_config.json").exists():
+        unread.append(
+            "the adapter beside its weights (adapter_config.json) is not read. If it is not in the weights yet, merge "
+            "it (merge_and_unload of peft) and name the merged model"
+        )
+    return f"{weights.source}: {'; '.join(unread)}" if unread else None
+
+
+def _has_other_parts(weights: Weights) -> bool:
+    return not weights.gguf and TRIED[_architecture(weights)].text_class is not None
 
 
 def _gguf(weights: Weights) -> dict[str, Any]:

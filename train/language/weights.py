@@ -79,13 +79,7 @@ def find_weights(lm: str | None, *, progress: Progress | None = None) -> Weights
     except (OSError, RuntimeError, ValueError) as error:  # too long, of no such user, a NUL in it
         raise ConfigError(f"--lm {lm[:200]!r} cannot be a file or folder: {error}"[:400]) from error
     if is_folder:
-        if not (folder / "config.json").is_file():
-            if (folder / "adapter_config.json").is_file():
-                raise ConfigError(
-                    f"{folder} holds an adapter of peft without the model it was tuned from. Merge it (peft's "
-                    "merge_and_unload, then save_pretrained of model and tokenizer) and name that folder with --lm"
-                )
-            raise ConfigError(f"{folder} holds no language model: it has no config.json")
+        _check_is_model(folder, str(folder))
         return Weights(folder, str(folder.resolve()), _content_of(folder, progress))
     if folder.suffix == ".gguf" and is_file:
         digest = digest_of_weights(folder, progress=progress)
@@ -98,7 +92,19 @@ def find_weights(lm: str | None, *, progress: Progress | None = None) -> Weights
     snapshot = fetch(
         lm, _FILES, error=ConfigError, instead="pass a local folder to --lm, or leave --lm out for the embedded model"
     )
+    _check_is_model(snapshot.folder, lm)
     return Weights(snapshot.folder, snapshot.name, snapshot.identity)
+
+
+def _check_is_model(folder: Path, name: str) -> None:
+    if (folder / "config.json").is_file():
+        return
+    if (folder / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"{name} holds an adapter of peft without the model it was tuned from. Merge it (peft's "
+            "merge_and_unload, then save_pretrained of model and tokenizer) and name that folder with --lm"
+        )
+    raise ConfigError(f"{name} holds no language model: it has no config.json")
 
 
 def _content_of(folder: Path, progress: Progress | None = None) -> str:

@@ -78,6 +78,7 @@ def test_a_dataset_is_the_store_in_its_order(store: LatentStore) -> None:
     assert torch.equal(dataset[-1], whole[-1])
     assert len(list(dataset)) == COUNT  # it ends by itself
     assert torch.equal(torch.stack(dataset.__getitems__([5, 0, 5])), whole[[5, 0, 5]])
+    assert LatentDataset(str(store.path)).keys == store.keys  # a path is opened
 
 
 def test_a_dataset_of_some_keys_has_their_order(store: LatentStore) -> None:

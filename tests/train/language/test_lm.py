@@ -251,6 +251,13 @@ def test_of_a_multimodal_gemma_4_the_text_part_alone_is_loaded(
     assert only.prompt_ids("where is the ball ?") == lm.prompt_ids("where is the ball ?")
 
 
+def test_an_adapter_beside_a_language_model_is_left_out_and_named(tmp_path: Path) -> None:
+    folder = save_tried_lm(tmp_path, "Gemma2ForCausalLM")
+    assert unread_parts(find_weights(str(folder))) is None
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    assert "adapter_config.json) is not read" in str(unread_parts(find_weights(str(folder))))
+
+
 @pytest.mark.parametrize("named", [True, False], ids=["qwen", "smollm"])
 def test_a_start_of_text_that_the_config_alone_names_is_taken(tmp_path: Path, named: bool) -> None:
     """Qwen's tokenizers name no <bos>, and its configs name a token of theirs, SmolLM3's one that is nowhere else."""
