@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...pipeline.files.images.formats import HEIC, is_known, name_format
 from ...pipeline.files.tables import text as lists
-from ...pipeline.files.tables.text_streams import open_text, packing_of
+from ...pipeline.files.tables.text_streams import is_utf16, open_text, packing_of
 from ..media.video_files import container_of
 
 IMAGE, VIDEO, LIST, TABLE, TAR = "image", "video", "list", "table", "tar"
@@ -95,6 +95,8 @@ def content_of(head: bytes, suffix: str = "") -> Content:
     """
     if not head:
         return Content(EMPTY, "empty")
+    if is_utf16(head) and _lists_files(suffix):
+        return Content(LIST, "a list in UTF-16")
     if _is_image(head):
         return Content(IMAGE, "a picture")
     if head[:4] == b"PAR1":
@@ -127,11 +129,11 @@ def content_of(head: bytes, suffix: str = "") -> Content:
 
 
 def _text(head: bytes, suffix: str) -> Content:
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return Content(OTHER, "a text in UTF-16", "Save it as UTF-8: `iconv -f UTF-16 -t UTF-8`")
+    if is_utf16(head):
+        return Content(OTHER, "a text in UTF-16", "If it lists files, give it the suffix .txt, .jsonl, .csv or .tsv")
     if b"\0" in head:
         return Content(UNKNOWN)
-    if suffix in lists.SUFFIXES or suffix == lists.PATHS:
+    if _lists_files(suffix):
         return Content(LIST, "a list")
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if _MARKUP.match(start):
@@ -148,6 +150,10 @@ def _text(head: bytes, suffix: str) -> Content:
     return Content(
         OTHER, "a text", "If it names one file a line, call it .txt; other lists are .jsonl, .csv, .tsv and .json"
     )
+
+
+def _lists_files(suffix: str) -> bool:
+    return suffix in lists.SUFFIXES or suffix == lists.PATHS
 
 
 def _packed(file: Path, packing: str) -> Content:

@@ -23,6 +23,11 @@ def packing_of(head: bytes) -> str | None:
     return next((name for magic, name in _PACKINGS.items() if head.startswith(magic)), None)
 
 
+def is_utf16(head: bytes) -> bool:
+    """Whether a file that begins like this is text in UTF-16, by its mark."""
+    return head[:2] in _UTF16
+
+
 def open_text(file: Path) -> BinaryIO:
     """Open a file to be read as bytes; a compressed one gives what it unpacks to, and UTF-16 becomes UTF-8.
 
@@ -38,11 +43,11 @@ def open_text(file: Path) -> BinaryIO:
         raise
     plain = raw if packing is None else io.BufferedReader(_Unpacking(raw, packing), _BUFFER_BYTES)
     try:
-        is_utf16 = plain.peek(2)[:2] in _UTF16
+        wide = is_utf16(plain.peek(2))
     except OSError:
         plain.close()
         raise
-    return io.BufferedReader(_FromUtf16(plain), _BUFFER_BYTES) if is_utf16 else plain
+    return io.BufferedReader(_FromUtf16(plain), _BUFFER_BYTES) if wide else plain
 
 
 class _Unpacking(io.RawIOBase):

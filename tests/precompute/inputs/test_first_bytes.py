@@ -81,8 +81,12 @@ LISTS = {
 
 
 @pytest.mark.parametrize("suffix", LISTS)
-@pytest.mark.parametrize(("packing", "pack"), [("", bytes), (".gz", gzip.compress), (".bz2", bz2.compress)])
-def test_a_list_is_read_also_where_it_is_compressed(tmp_path: Path, suffix: str, packing: str, pack: object) -> None:
+@pytest.mark.parametrize(
+    ("packing", "pack"),
+    [("", bytes), (".gz", gzip.compress), (".bz2", bz2.compress), ("", lambda text: text.decode().encode("utf-16"))],
+    ids=["plain", "gzip", "bzip2", "utf-16"],
+)
+def test_a_list_is_read_also_where_it_is_compressed_or_in_utf_16(tmp_path: Path, suffix: str, packing: str, pack: object) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(image())
     file = tmp_path / f"list{suffix}{packing}"
@@ -141,7 +145,7 @@ def test_a_text_of_paths_has_one_name_a_line_and_no_comments(tmp_path: Path) -> 
         ("photo.jpg", b"\n<!DOCTYPE html>\n<html>404</html>", "an HTML or XML page.*error page of a download"),
         ("photo.png", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git LFS.*`git lfs pull`"),
         ("x.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git LFS.*`git lfs pull`"),
-        ("l.txt", "a.png\n".encode("utf-16"), "a text in UTF-16.*iconv"),
+        ("l.log", "a.png\n".encode("utf-16"), "a text in UTF-16.*suffix .txt"),
         ("photo.svg", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG drawing"),
         ("notes", b"a.png\nb.png\n", "a text.*call it .txt"),
         ("photo.jpg", b"no picture", "a text"),
