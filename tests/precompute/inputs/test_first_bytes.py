@@ -86,7 +86,9 @@ LISTS = {
     [("", bytes), (".gz", gzip.compress), (".bz2", bz2.compress), ("", lambda text: text.decode().encode("utf-16"))],
     ids=["plain", "gzip", "bzip2", "utf-16"],
 )
-def test_a_list_is_read_also_where_it_is_compressed_or_in_utf_16(tmp_path: Path, suffix: str, packing: str, pack: object) -> None:
+def test_a_list_is_read_also_where_it_is_compressed_or_in_utf_16(
+    tmp_path: Path, suffix: str, packing: str, pack: object
+) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(image())
     file = tmp_path / f"list{suffix}{packing}"
