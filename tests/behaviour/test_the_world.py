@@ -25,6 +25,7 @@ from theworld.precompute.job.config import PrecomputeConfig
 from theworld.precompute.job.run import run_precompute
 from theworld.train.config import TrainConfig
 from theworld.train.evaluation.answer import ask
+from theworld.train.language.lm import load_tokenizer_only
 from theworld.train.language.weights import find_weights
 from theworld.train.questions.record import read_questions
 from theworld.train.runs.folder import load_run
@@ -299,6 +300,36 @@ def test_generation_is_steered_as_that_of_transformers(
         model.generate(**inputs, max_length=30)
     with pytest.raises(ConfigError, match="by name"):
         model.generate(Image.new("RGB", (8, 8)), "where?")  # type: ignore[arg-type]
+
+
+def test_messages_of_transformers_are_the_prompt_of_their_last_question(model: TheWorld, place: Path) -> None:
+    def user(*parts: Any) -> dict[str, Any]:
+        return {"role": "user", "content": list(parts)}
+
+    asked, image = {"type": "text", "text": QUESTION}, {"type": "image", "image": Image.open(place / "0.png")}
+    plain, ready = model.processor(QUESTION, image["image"]), model.processor.apply_chat_template([user(image, asked)])
+    assert ready.keys() == plain.keys()
+    assert all(torch.equal(ready[name], plain[name]) for name in ("input_ids", "attention_mask", "images"))
+    assert ready["keys"] == plain["keys"]
+    model.generate(**ready, max_new_tokens=2)
+
+    talk = [user(image, asked), {"role": "assistant", "content": "left"}, {"role": "user", "content": "what color?"}]
+    two = model.processor.apply_chat_template([talk, [user({"type": "image", "url": str(place / "1.png")}, asked)]])
+    row = two["input_ids"][0][two["attention_mask"][0].bool()].tolist()
+    tokenizer = load_tokenizer_only(find_weights(str(place / "lm")))
+    assert row == tokenizer.prompt_ids("what color?", [(QUESTION, "left")])
+    assert len(set(two["keys"])) == 2
+    assert "images" not in model.processor.apply_chat_template([user(asked)])  # for latents that are passed
+    for wrong, words in (
+        ([talk[0], talk[1]], "the last is a question"),
+        ([user(image, image, asked)], "several images"),
+        ([[user(image, asked)], [user(asked)]], "1 of 2 conversations name an image"),
+        ([], "no list of turns"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            model.processor.apply_chat_template(wrong)
+    with pytest.raises(ConfigError, match="no text of a prompt"):
+        model.processor.apply_chat_template(talk, tokenize=False)
 
 
 def test_a_processor_is_light_enough_for_the_workers_of_a_loader(model: TheWorld, place: Path) -> None:
