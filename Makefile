@@ -105,7 +105,7 @@ docs: $(VENV)/.installed-dev  ## the pages of docs/ as a site in build/site; ope
 	$(BIN)/mkdocs build --strict --quiet
 
 hosts: $(VENV)/.installed-dev  ## docs/cluster.md by trial: Ray on three hosts made of namespaces: Linux, root, iproute2
-	THEWORLD_TEST_HOSTS=1 $(BIN)/python -m pytest tests/behaviour/test_cluster_page.py
+	THEWORLD_TEST_HOSTS=1 $(BIN)/python -m pytest tests/behaviour/cluster/test_cluster_page.py
 
 containers: $(VENV)/.installed-dev  ## the steps of containers/, by trial, without a builder: Linux, root, debootstrap, 12 GB
 	$(BIN)/python -m tests.container_steps
