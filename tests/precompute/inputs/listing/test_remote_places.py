@@ -16,6 +16,7 @@ from theworld.pipeline.files.hash_cache import HashCache
 from theworld.precompute.inputs.listing.inputs import Listing, list_inputs
 from theworld.precompute.rollout.kinds import KINDS
 
+from ....command_line import theworld
 from ....s3_server import BUCKET, SECRET, S3Server, Stored, s3_server
 
 URL = f"s3://{BUCKET}"
@@ -199,3 +200,15 @@ def test_names_in_a_listing_write_nothing_outside_the_folder_of_copies(server: S
         if name != "p.png":
             assert len(listed(f"{URL}/{name}").samples) == 1
     assert {path for path in tmp_path.rglob("*") if "own" not in path.parts} == before
+
+
+def test_the_command_reads_a_url_and_a_home_that_no_shell_has_expanded(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(server, "photos/a.png", picture(1))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(picture(1))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for place in (f"{URL}/photos", "~/photos"):
+        done = theworld("precompute", place, "--cache", tmp_path / "cache", "--in-process", "--dry-run")
+        assert (done.code, "1 rollout" in done.err) == (0, True), done.err
