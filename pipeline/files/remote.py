@@ -40,6 +40,8 @@ _T = TypeVar("_T")
 
 SCHEMES = ("s3://", "gs://", "az://", "hf://")
 _COMMIT = re.compile(r"^(hf://datasets/[^/]+/[^/@]+)@[0-9a-f]{40}")
+_NO_NAMES = ("", ".")
+_NO_PARTS = (*_NO_NAMES, "..")
 _FOLDER = "inputs"
 _PART_BYTES = 2**23
 _PARTS_AT_ONCE = 16
@@ -97,7 +99,8 @@ def check_url(url: str) -> str:
     """The URL, if it has the form of one that is read here.
 
     Raises:
-        ConfigError: it has not, it has a user, a password or a query in it, or a part of it is `..`.
+        ConfigError: it has not, it has a user, a password or a query in it, or a part of it is empty, `.` or `..`, or
+            has a character that cannot be seen.
     """
     scheme, _, rest = url.partition("://")
     if "@" in rest.partition("/")[0] or re.search(r"[?&][^/=?&]+=", rest):
@@ -105,13 +108,21 @@ def check_url(url: str) -> str:
             f"{hide_passwords(url).partition('?')[0]}: a URL with a user, a password or a query is not taken, since it "
             "would be kept with what is made of it. Give credentials in the environment: docs/inputs.md"
         )
-    if ".." in rest.split("/"):
-        raise ConfigError(f"{url}: no part of a URL may be `..`")
+    bucket, _, key = rest.partition("/")
+    if any(part in _NO_PARTS or not part.isprintable() for part in key.rstrip("/").split("/") if key.rstrip("/")):
+        raise ConfigError(
+            f"{url}: no part of a URL may be empty (//), `.` or `..`, or have a character that cannot be seen"
+        )
     if scheme == "hf":
         HubDataset.parse(url)
     else:
-        Bucket(url)
+        Bucket(f"{scheme}://{bucket}")  # a key may have any sign in it, also those that end other URLs: a#b.png
     return url
+
+
+def url_in(folder: str, name: str) -> str:
+    """The URL of a file whose name a list states relative to the folder at a URL: `./a.png` is `a.png`, as on disk."""
+    return "/".join([folder.rstrip("/"), *(part for part in name.split("/") if part not in _NO_NAMES)])
 
 
 def remote_files(root: Root, folder: str) -> Iterator[RemoteFile]:

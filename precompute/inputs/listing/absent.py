@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from ....pipeline.errors import ConfigError
+from ....pipeline.files.places.local import url_of
 from ....pipeline.files.tables.arrow import HUB
 from .folders import has_braces, has_magic
 
@@ -32,11 +33,11 @@ def absent(text: str, takes: str) -> ConfigError:
 
 
 def refuse_absent(place: Path, takes: str) -> None:
-    """Refuse a place with nothing there. Patterns and data sets of the Hub are looked for later.
+    """Refuse a place with nothing there. URLs, patterns and data sets of the Hub are looked for later.
 
     Raises:
         ConfigError: nothing is there.
     """
-    text = str(place)
-    if not (text.startswith(HUB) or has_braces(text) or has_magic(text) or is_there(text)):
+    text = os.path.expanduser(place)  # noqa: PTH111 - of any length
+    if not (url_of(text) is not None or text.startswith(HUB) or has_braces(text) or has_magic(text) or is_there(text)):
         raise absent(text, takes)

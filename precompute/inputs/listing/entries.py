@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ....pipeline.errors import ConfigError, ImageError
 from ....pipeline.files import limits
 from ....pipeline.files.file_facts import FileFacts
-from ....pipeline.files.remote import is_remote
+from ....pipeline.files.remote import is_remote, url_in
 from ...media.video_times import Window
 from ..locations import File, Location, TableCell, TarMember
 from ..rows.spellings import spellings
@@ -248,6 +248,8 @@ class Entries:
             path = self._path_in_row(at)
             if is_remote(path):
                 return File(path)
+            if is_remote(container.folder) and not path.startswith("/"):
+                return File(url_in(container.folder, path))
             return File(os.path.join(container.folder, path))  # noqa: PTH118 - millions of times
         if kind == _FILE:
             return File(os.path.join(container.path, self._sources[at]))  # noqa: PTH118

@@ -24,7 +24,7 @@ from theworld.pipeline.files.places.bucket import Bucket
 
 from ....faults.harness import in_child
 from ....patience import ends_within, patience
-from ....s3_server import BUCKET, KEY_ID, SECRET, Faults, S3Server, environment, s3_server
+from ....s3_server import BUCKET, KEY_ID, SECRET, Faults, S3Server, Stored, environment, s3_server
 
 URL = f"s3://{BUCKET}/some/folder"
 
@@ -253,6 +253,17 @@ def test_a_refusal_is_one_message_at_once_and_says_what_to_do(
             ask(Bucket(URL))
         assert advice in str(refused.value)
         assert len(server.asked) == 1, "asked again"
+
+
+@pytest.mark.parametrize("odd", ["commits//a", "commits/./a", "commits/a\tb", "commits/a\nb"])
+def test_an_object_that_no_listing_gets_past_is_named_with_what_to_do(
+    server: S3Server, bucket: Bucket, odd: str
+) -> None:
+    server.objects[f"some/folder/{odd}"] = Stored(b"", {}, 1.7e9)
+    with pytest.raises(StoreError, match="Rename or remove that object") as caught:
+        names(bucket)
+    assert repr(f"some/folder/{odd}") in str(caught.value)
+
 
 
 def test_who_is_refused_is_told_the_rights_that_are_needed_and_the_reason_that_an_answer_to_head_cannot_hold(

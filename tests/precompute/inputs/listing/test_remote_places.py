@@ -16,6 +16,7 @@ from theworld.pipeline.files.hash_cache import HashCache
 from theworld.precompute.inputs.listing.inputs import Listing, list_inputs
 from theworld.precompute.rollout.kinds import KINDS
 
+from ....command_line import theworld
 from ....s3_server import BUCKET, SECRET, S3Server, Stored, s3_server
 
 URL = f"s3://{BUCKET}"
@@ -199,3 +200,42 @@ def test_names_in_a_listing_write_nothing_outside_the_folder_of_copies(server: S
         if name != "p.png":
             assert len(listed(f"{URL}/{name}").samples) == 1
     assert {path for path in tmp_path.rglob("*") if "own" not in path.parts} == before
+
+
+def test_the_command_reads_a_url_and_a_home_that_no_shell_has_expanded(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(server, "photos/a.png", picture(1))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(picture(1))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for place in (f"{URL}/photos", "~/photos"):
+        done = theworld("precompute", place, "--cache", tmp_path / "cache", "--in-process", "--dry-run")
+        assert (done.code, "1 rollout" in done.err) == (0, True), done.err
+
+
+def test_names_mean_in_a_bucket_what_they_mean_on_a_disk(server: S3Server, tmp_path: Path) -> None:
+    for at, name in enumerate(("a.png", "sub/b.png", "c#2.png", "d?f.png", "100%25.png")):
+        put(server, f"set/{name}", picture(at))
+        (tmp_path / "set/sub").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).write_bytes(picture(at))
+    named = ("./a.png", "sub//b.png", "sub/./b.png", "c#2.png", "100%25.png")
+    rows = "".join(json.dumps({"image": name}) + "\n" for name in named).encode()
+    put(server, "set/list.jsonl", rows)
+    (tmp_path / "set/list.jsonl").write_bytes(rows)
+    for place in ("set", "set/list.jsonl"):
+        ours, theirs = listed(tmp_path / place), listed(f"{URL}/{place}")
+        assert (keys(ours), ours.refused) == (keys(theirs), theirs.refused)
+
+
+@pytest.mark.parametrize("odd", ["set//a.png", "set/./a.png", "set/../a.png", "set/a\tb.png"])
+def test_a_row_with_a_url_that_no_bucket_is_asked_for_costs_itself_alone(
+    server: S3Server, tmp_path: Path, odd: str
+) -> None:
+    put(server, "a.png", picture(1))
+    rows = [{"image": f"{URL}/{name}"} for name in (odd, "a.png")]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    listing = listed(tmp_path / "list.jsonl")
+    assert len(listing.samples) == 1
+    [failure] = listing.refused
+    assert "no part of a URL may be empty" in failure.message
