@@ -398,6 +398,17 @@ def test_the_file_of_the_second_study_states_its_arms_at_equal_tokens_and_its_hy
     assert all(name in stated.arms for h in stated.hypotheses.values() for name in (h.arm, h.than))
 
 
+def test_the_file_of_the_open_family_names_the_stores_and_arms_that_make_makes() -> None:
+    stated = parse_study_table(read_table(CONFIGS / "open_family.toml", "study"), where="open_family.toml")
+    makefile = (CONFIGS.parent / "Makefile").read_text().replace("$(OPEN)", "open")
+    made = re.search(r"^ARMS_OPEN := (.*)$", makefile, re.MULTILINE)
+    assert made is not None
+    assert made[1].split(",") == list(stated.arms)
+    stores = {place for arm in stated.arms.values() for place in (arm.store, arm.draws_store) if place}
+    assert len(stores) == 3
+    assert all(f"--cache {place}\n" in makefile for place in stores)
+
+
 def test_the_command_takes_the_arms_of_the_file(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     config = tmp_path / "c.toml"
