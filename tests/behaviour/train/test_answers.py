@@ -25,6 +25,7 @@ from theworld.train.data.batches import encode, pad_rows
 from theworld.train.evaluation.answer import ask
 from theworld.train.evaluation.answering import many
 from theworld.train.evaluation.answering.many import Response, answer_all
+from theworld.train.evaluation.draws import ask_draws
 from theworld.train.evaluation.evaluate import evaluate, evaluate_shown
 from theworld.train.evaluation.live_answer import answer_live
 from theworld.train.evaluation.results.compare import compare_evaluations
@@ -352,6 +353,12 @@ def test_a_question_is_asked_as_it_is_trained_without_markers_and_within_the_con
             ask(loaded, latents, question, choices)
         with pytest.raises((ConfigError, QuestionError), match=words):  # and nothing is rolled out for it
             answer_live(loaded, lambda _: pytest.fail("rolled out"), question, choices)
+    for steps in (-1, 4, 10**6):
+        with pytest.raises(ConfigError, match=f"{steps} rollout steps are asked for, the latents have 3"):
+            answer_live(loaded, lambda _: pytest.fail("rolled out"), "where?", steps=steps)
+        if steps > 0:
+            with pytest.raises(ConfigError, match=f"{steps} rollout steps are asked for, the latents have 3"):
+                ask_draws(loaded, lambda *_: pytest.fail("rolled out"), "where?", draws=2, steps=steps)
 
 
 def test_a_run_whose_language_model_has_moved_is_evaluated_with_its_new_place(place: Path, tmp_path: Path) -> None:
