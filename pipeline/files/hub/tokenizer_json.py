@@ -57,32 +57,30 @@ def _check(path: Path, facts: FileFacts | None) -> None:
 
 
 def _tokens(tokenizer: dict[str, Any]) -> Iterator[str]:
-    model = tokenizer.get("model")
-    vocabulary: object = cast(dict[str, Any], model).get("vocab") if isinstance(model, dict) else None
-    if isinstance(vocabulary, dict):
-        yield from cast(dict[str, Any], vocabulary)
-    lists: tuple[object, ...] = (vocabulary, tokenizer.get("added_tokens"))
-    for listed in lists:
-        for entry in cast(list[object], listed) if isinstance(listed, list) else ():
-            token = cast(dict[str, Any], entry).get("content") if isinstance(entry, dict) else entry
-            if isinstance(token, list):  # of Unigram: [token, score]
-                token = next(iter(cast(list[object], token)), None)
-            if isinstance(token, str):
-                yield token
+    vocabulary = _dict(tokenizer.get("model")).get("vocab")
+    yield from _dict(vocabulary)
+    listed = [*(next(iter(_list(entry)), None) for entry in _list(vocabulary))]  # of Unigram: [token, score]
+    listed += [_dict(entry).get("content") for entry in _list(tokenizer.get("added_tokens"))]
+    yield from (token for token in listed if isinstance(token, str))
 
 
 def _added(step: dict[str, Any]) -> int:
     """How many tokens a step puts around one text, or two: pieces times the ids of each."""
-    special = step.get("special_tokens")
-    if step.get("type") != "TemplateProcessing" or not isinstance(special, dict):
+    if step.get("type") != "TemplateProcessing":
         return 0
-    tokens = cast(dict[str, Any], special)
+    tokens = _dict(step.get("special_tokens"))
     count = 0
     for piece in (*_steps(step.get("single")), *_steps(step.get("pair"))):
-        token: object = tokens.get(str(piece.get("id")))
-        ids: object = cast(dict[str, Any], token).get("ids") if isinstance(token, dict) else None
-        count += len(cast(list[object], ids)) if isinstance(ids, list) else 0
+        count += len(_list(_dict(tokens.get(str(piece.get("id")))).get("ids")))
     return count
+
+
+def _dict(value: object) -> dict[str, Any]:
+    return cast(dict[str, Any], value) if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[object]:
+    return cast(list[object], value) if isinstance(value, list) else []
 
 
 def _steps(part: object) -> Iterator[dict[str, Any]]:
