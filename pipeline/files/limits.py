@@ -57,6 +57,10 @@ MAX_BUFFER_NUMBERS = 2**26
 """Numbers that a model computes by itself when it is made, such as tables of positions: 67 million."""
 MAX_TEXT_GROWTH = 256
 """How many times longer a tokenizer may make a text. T5's tables make up to 33 bytes of a letter."""
+MAX_ADDED_TOKENS = 4096
+"""Tokens that a tokenizer may put around each text. Those that are known put two or three."""
+MAX_TOKEN_LETTERS = 2**16
+"""Of one token in a tokenizer's vocabulary. Those that are known have up to a few hundred."""
 
 MAX_JSON_VALUES = 2**24
 """Values in one JSON file, of which each takes up to 100 bytes of memory: 16.8 million. The largest good files, results

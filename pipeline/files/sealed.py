@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import re
@@ -12,6 +13,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+LFS_POINTER = b"version https://git-lfs"
+"""Begins what stands in place of a file in a repository that was cloned without Git LFS."""
 _SEAL = re.compile(rb',"seal":"([0-9a-f]{64})"\}\n\Z')
 
 
@@ -33,11 +36,25 @@ def unseal(sealed: bytes) -> bytes:
     """
     match = _SEAL.search(sealed, max(0, len(sealed) - 100))
     if match is None:
-        raise ValueError(f"its {len(sealed)} bytes do not end in a seal")
+        raise ValueError(changed_by_a_tool(sealed) or f"its {len(sealed)} bytes do not end in a seal")
     text = sealed[: match.start()] + b"}"
     if hashlib.sha256(text).hexdigest().encode() != match[1]:
-        raise ValueError("its content does not match its seal")
+        raise ValueError(changed_by_a_tool(sealed) or "its content does not match its seal")
     return text
+
+
+def changed_by_a_tool(content: bytes) -> str | None:
+    """What another program has made of a text file of ours, and how to have it back; None where nothing shows it."""
+    if content.startswith(LFS_POINTER):
+        return "it is a Git LFS pointer in place of the file. `git lfs pull` in its folder fetches it"
+    if b"\r\n" in content:
+        return (
+            "its line ends were changed, as Git does (core.autocrlf) or a copy as text: copy the store again, byte for "
+            "byte (in Git, with the line `* -text` in .gitattributes)"
+        )
+    if content.startswith(codecs.BOM_UTF8):
+        return "an editor has put a byte order mark in front: copy the file again, byte for byte"
+    return None
 
 
 def seal_tensors(tensors: Mapping[str, NDArray[Any]], purpose: str) -> NDArray[np.uint8]:

@@ -19,7 +19,7 @@ from typing import NamedTuple, cast
 
 from ..errors import DamagedShardError
 from ..files.places.place import Place
-from ..files.sealed import unseal
+from ..files.sealed import changed_by_a_tool, unseal
 from ..latents.keys import is_key
 from .log_files import log_files, missing_or_unreadable
 from .records import damaged
@@ -213,7 +213,7 @@ def read_failures_file(store: Place, name: str) -> _Rows:
             return {name.rpartition("/")[2]: row._replace(version=0)}
         content = store.read(name, FILE_BYTES + _ROW_LIMIT_BYTES)
         if name != f"{_FOLDER}/{hashlib.sha256(content).hexdigest()}.jsonl":
-            raise ValueError("its content does not match its name")
+            raise ValueError(changed_by_a_tool(content) or "its content does not match its name")
         rows: dict[str, _Row] = {}
         for line in content.splitlines():
             row = _parse(line)

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 
 from ..errors import DamagedShardError
 from ..files.places.place import Place
+from ..files.sealed import LFS_POINTER, changed_by_a_tool
 from .records import unreadable
+
+_POINTER_BYTES = 1000
+"""What stands in place of a payload is small."""
 
 
 def size_problem(store: Place, payload: str, stated_bytes: int, number: int) -> str | None:
@@ -27,7 +33,21 @@ def size_problem(store: Place, payload: str, stated_bytes: int, number: int) -> 
         if isinstance(store_error, DamagedShardError):
             return error.strerror or str(error)
         raise store_error from error
-    return "it is missing" if entry is None else _size_differs(entry.bytes, stated_bytes)
+    if entry is None:
+        return "it is missing" + _link_to_nothing(store, payload)
+    if (problem := _size_differs(entry.bytes, stated_bytes)) is None:
+        return None
+    with suppress(OSError, ValueError):
+        if (content := store.read(payload, _POINTER_BYTES)).startswith(LFS_POINTER):
+            return changed_by_a_tool(content)
+    return problem
+
+
+def _link_to_nothing(store: Place, payload: str) -> str:
+    where = store.location(payload)
+    if not isinstance(where, Path) or not where.is_symlink():
+        return ""
+    return f": it is a link to {where.readlink()}, which is not here (`git annex get` and `dvc pull` fetch what is)"
 
 
 def listed_sizes(store: Place, folder: str) -> dict[str, int]:

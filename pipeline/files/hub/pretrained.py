@@ -25,6 +25,7 @@ from ...machine import is_out_of_memory
 from ...messages import name_some, printable
 from .. import limits
 from ..plain import open_file, read_json
+from ..sealed import LFS_POINTER
 from .gguf_header import check_gguf
 from .tokenizer_json import check_tokenizer_json
 from .weight_checks import RefusedError, check_left_out, check_number_types, check_weight_files
@@ -51,8 +52,6 @@ _NUMBERS = {
 }
 """The largest number in each config of which something is allocated."""
 _LIBRARIES = ("transformers", "diffusers")
-_LFS_POINTER = b"version https://git-lfs"
-"""Begins what stands in place of a large file in a repository that was cloned without Git LFS."""
 
 
 def load_pretrained(
@@ -232,7 +231,7 @@ def require_plain(root: Path, path: Path, limit_bytes: int) -> Path:
     """
     try:
         with open_file(path, limit_bytes, within=root) as file:
-            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise ValueError(
                     "it is a Git LFS pointer in place of the file. `git lfs pull` in its folder fetches it"
                 )

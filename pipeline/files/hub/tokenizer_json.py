@@ -1,4 +1,4 @@
-"""Check the part of a tokenizer.json that rewrites texts: a few steps that lengthen each other fill any memory."""
+"""Check the parts of a tokenizer.json that rewrite texts or add to them: a few steps that multiply fill any memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..file_facts import FileFacts, facts_of
-from ..limits import MAX_TEXT_GROWTH, MAX_TOKENIZER_BYTES
+from ..limits import MAX_ADDED_TOKENS, MAX_TEXT_GROWTH, MAX_TOKEN_LETTERS, MAX_TOKENIZER_BYTES
 from ..plain import read_json
 
 _BEFORE = ("normalizer", "pre_tokenizer")
@@ -18,7 +18,7 @@ _AFTER = ("decoder",)
 
 
 def check_tokenizer_json(path: Path) -> None:
-    """Read the steps that rewrite a text, without running them; of a file that has not changed since, only once.
+    """Read the steps that lengthen a text, without running them; of a file that has not changed since, only once.
 
     Raises:
         OSError: the file cannot be read.
@@ -47,6 +47,40 @@ def _check(path: Path, facts: FileFacts | None) -> None:
                         f"{path.name}: the steps of its {part} may make a text {growth:,} times as long; the limit is "
                         f"{MAX_TEXT_GROWTH}, which those of Gemma, T5, Qwen and CLIP are far below"
                     )
+    if (added := sum(map(_added, _steps(tokenizer.get("post_processor"))))) > MAX_ADDED_TOKENS:
+        raise ValueError(
+            f"{path.name}: its post_processor adds {added:,} tokens to each text; the limit is {MAX_ADDED_TOKENS:,}, "
+            "and known tokenizers add two or three"
+        )
+    if (longest := max(map(len, _tokens(tokenizer)), default=0)) > MAX_TOKEN_LETTERS:
+        raise ValueError(f"{path.name} has a token of {longest:,} letters; the limit is {MAX_TOKEN_LETTERS:,}")
+
+
+def _tokens(tokenizer: dict[str, Any]) -> Iterator[str]:
+    vocabulary = _dict(tokenizer.get("model")).get("vocab")
+    yield from _dict(vocabulary)
+    listed = [*(next(iter(_list(entry)), None) for entry in _list(vocabulary))]  # of Unigram: [token, score]
+    listed += [_dict(entry).get("content") for entry in _list(tokenizer.get("added_tokens"))]
+    yield from (token for token in listed if isinstance(token, str))
+
+
+def _added(step: dict[str, Any]) -> int:
+    """How many tokens a step puts around one text, or two: pieces times the ids of each."""
+    if step.get("type") != "TemplateProcessing":
+        return 0
+    tokens = _dict(step.get("special_tokens"))
+    count = 0
+    for piece in (*_steps(step.get("single")), *_steps(step.get("pair"))):
+        count += len(_list(_dict(tokens.get(str(piece.get("id")))).get("ids")))
+    return count
+
+
+def _dict(value: object) -> dict[str, Any]:
+    return cast(dict[str, Any], value) if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[object]:
+    return cast(list[object], value) if isinstance(value, list) else []
 
 
 def _steps(part: object) -> Iterator[dict[str, Any]]:

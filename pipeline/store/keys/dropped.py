@@ -15,6 +15,7 @@ import numpy as np
 
 from ...errors import DamagedShardError
 from ...files.places.place import Place
+from ...files.sealed import changed_by_a_tool
 from ...latents.keys import KEY_DIGITS, is_key
 from ..records import damaged, unreadable
 from .packed_keys import Keys, is_in, pack_keys, unpack_keys
@@ -113,7 +114,7 @@ def _read(store: Place, name: str) -> Keys:
     try:
         content = store.read(name, _LIMIT_BYTES)
         if name != f"{DROPPED}/{hashlib.sha256(content).hexdigest()}.txt":
-            raise ValueError("its content does not match its name")
+            raise ValueError(changed_by_a_tool(content) or "its content does not match its name")
         lines = content.decode("ascii").splitlines()
         if not all(map(is_key, lines)):
             raise ValueError("a line is not a key")

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ...errors import DamagedShardError
 from ...files.places.place import Place
+from ...files.sealed import changed_by_a_tool
 from ...latents.keys import is_key
 from ..log_files import log_files, missing_or_unreadable
 from ..records import damaged
@@ -141,13 +142,14 @@ def read_sources_file(store: Place, name: str) -> Iterator[SourceRow]:
 def _checked_lines(store: Place, name: str) -> Iterator[bytes]:
     with store.open(name, _READ_LIMIT_BYTES) as file:
         digest, size = hashlib.sha256(), 0
-        content = b""
+        content = first = b""
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
             size += len(block)
+            first = first or block
             content = block if size == len(block) else b""
         if name != f"{SOURCES}/{digest.hexdigest()}.jsonl":
-            raise ValueError("its content does not match its name")
+            raise ValueError(changed_by_a_tool(first) or "its content does not match its name")
         if content:
             yield from content.removesuffix(b"\n").split(b"\n")
             return

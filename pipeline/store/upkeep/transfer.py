@@ -111,8 +111,12 @@ def merge(
         store = open_to_write(place)
     else:
         store = create_store(place, first.recipe, first.spec, label=_label(first), shard_size=first.shard_size)
-    other_sources = [source for source in sources if not _is_same(source.place, store.place)]
-    return [copy(source, store, progress=progress) for source in other_sources]
+    return [
+        Copied(path_or_url(source.place), 0, len(source), ())
+        if _is_same(source.place, store.place)
+        else copy(source, store, progress=progress)
+        for source in sources
+    ]
 
 
 def copy(

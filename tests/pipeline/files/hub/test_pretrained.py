@@ -143,6 +143,15 @@ def test_warnings_of_the_libraries_show_what_a_config_says_as_text(
 
 
 REPLACE = {"type": "Replace", "pattern": {"Regex": "."}, "content": "x" * 30}
+
+
+def around(pieces: int, ids: int) -> dict[str, Any]:
+    """A step that puts pieces of so many tokens before each text."""
+    piece = {"SpecialToken": {"id": "x", "type_id": 0}}
+    tokens = {"x": {"id": "x", "ids": [0] * ids, "tokens": ["x"] * ids}}
+    return {"type": "TemplateProcessing", "single": [piece] * pieces, "pair": [], "special_tokens": tokens}
+
+
 TABLE = base64.b64encode(b"\0\0\0\0" + b"x" * 1000 + b"\0").decode()
 
 
@@ -177,6 +186,9 @@ def test_a_tokenizer_file_is_looked_through_once_and_again_when_it_has_changed(
         ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": TABLE}}, "1,000 times as long"),
         ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "precompiled_charsmap is damaged"),
         ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "//8AAP////8="}}, "precompiled_charsmap"),
+        ({"post_processor": {"type": "Sequence", "processors": [around(100, 100)]}}, "adds 10,000 tokens to each text"),
+        ({"added_tokens": [{"id": 0, "content": "x" * 70_000}]}, "a token of 70,000 letters"),
+        ({"model": {"type": "Unigram", "vocab": [["x" * 70_000, 0.0]]}}, "a token of 70,000 letters"),
         ({"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<nothing>"}}, "cannot read a text"),
         ({"model": {"type": "WordLevel", "vocab": {"ball": 4 * 10**9, "<unk>": 3}, "unk_token": "<unk>"}}, "another"),
     ],

@@ -389,10 +389,12 @@ def test_a_merge_into_where_one_stands_makes_no_store_within(cache: Path, monkey
     holds_exactly(load_store(machines[0].path), ALL)
 
 
-def test_a_store_is_not_merged_into_itself(cache: Path) -> None:
+def test_a_store_is_not_merged_into_itself_and_that_is_said(cache: Path) -> None:
     machines = three_machines(cache)
-    copied = merge(machines[0].path, machines)
-    assert [each.source for each in copied] == [machine.path for machine in machines[1:]]
+    held = len(machines[0])
+    first, *others = merge(machines[0].path, machines)
+    assert (first.source, first.copied, first.present) == (machines[0].path, 0, held)
+    assert [each.source for each in others] == [machine.path for machine in machines[1:]]
     holds_exactly(open_store(machines[0].path), ALL)
 
 

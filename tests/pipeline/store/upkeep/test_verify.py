@@ -70,6 +70,32 @@ def test_a_sound_store_has_nothing_to_find(store: LatentStore, level: Level) -> 
     assert done.bytes_read == (0 if level == "names" else payloads)
 
 
+def test_what_another_tool_has_made_of_a_file_is_named_with_how_to_have_it_back(store: LatentStore) -> None:
+    store.record_sources([("a.png", key(0)), ("b.png", key(1))])
+    store.record_failure(Failure(source="c.png", key=None, reason="decode", message="no image", attempts=1))
+    pointer, linked = store.payload_path(0), store.payload_path(1)
+    pointer.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 700\n")
+    linked.unlink()
+    linked.symlink_to(".git/annex/objects/xx")
+    logs = [next((store.path / name).iterdir()) for name in ("sources", "failed")]
+    texts = [store.path / "commits" / "2.json", *logs]
+    for text in texts:
+        text.write_bytes(text.read_bytes().replace(b"\n", b"\r\n"))
+    found = {finding.message for finding in verify(store.path, level="names").damage}
+    said = {pointer: "git lfs pull", linked: "git annex get"} | dict.fromkeys(texts, "core.autocrlf")
+    for path, advice in said.items():
+        assert [message for message in found if message.startswith(str(path)) and advice in message], path
+
+
+def test_a_description_that_git_or_an_editor_has_changed_says_so(store: LatentStore) -> None:
+    path = store.path / "theworld.json"
+    content = path.read_bytes()
+    for changed, said in ((content.replace(b"\n", b"\r\n"), "core.autocrlf"), (b"\xef\xbb\xbf" + content, "editor")):
+        path.write_bytes(changed)
+        with pytest.raises(TheWorldError, match=said):
+            open_store(store.path)
+
+
 def shrink(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
 
