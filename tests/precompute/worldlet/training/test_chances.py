@@ -56,6 +56,15 @@ def test_of_draws_that_end_equally_often_each_counts_alike(clips: Clips) -> None
     assert push["most_draws"] == push["one_draw"]
 
 
+def test_a_ball_is_seen_where_it_is_there_to_the_end_and_towers_have_none() -> None:
+    clips = clips_of(draw_scenes("test", 4, families=["buckets", "tower"]))
+    whole, lost = (np.asarray(next(simulated(clips))) for _ in range(2))
+    lost[:, -1] = 1.0
+    figures = compare_draws(clips, [whole, lost])
+    assert figures["buckets"]["ball_seen"] == 0.5
+    assert "ball_seen" not in figures["tower"]
+
+
 def test_where_frame_0_decides_all_chance_is_on_the_true_end(clips: Clips) -> None:
     buckets = compare_draws(clips, simulated(clips))["buckets"]
     wanted = {"best_possible": 1, "one_draw": 1, "most_draws": 1, "distance": 0, "distance_of_perfect": 0}
