@@ -196,9 +196,7 @@ def test_a_model_comes_back_from_its_folder_and_others_read_it(model: TheWorld, 
         TheWorld.from_pretrained(tmp_path)
 
 
-def test_what_does_not_fit_is_refused_in_words(
-    model: TheWorld, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_does_not_fit_is_refused_in_words(model: TheWorld, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="no run but a language model"):
         TheWorld.from_pretrained(str(place / "lm"), lm=str(place / "lm"))
     with pytest.raises(ConfigError, match="2 texts take one image for all or 2 images, got 3"):
