@@ -21,7 +21,7 @@ from theworld.pipeline.progress import print_lines
 from theworld.precompute.live.world import LiveWorld
 from theworld.train.data.arms import Arm, arm_of_run
 from theworld.train.data.doubt import as_doubted
-from theworld.train.evaluation.answer import Ranked, ask
+from theworld.train.evaluation.answer import Ranked, ask, read_asked
 from theworld.train.language.prompt_format import TokenizerOnly
 from theworld.train.reader.layouts import LayoutName
 from theworld.train.reader.model import TheWorld as Reader
@@ -341,11 +341,12 @@ class TheWorld(Reader):
         picture = Path(images) if isinstance(images, str | os.PathLike) else None
         if not isinstance(question, str) or (images is None) == (latents is None):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError("rank takes one question as a text, and images= or latents=, one of them")
-        if images is not None:
-            batch = self.processor(question, images)
-            latents = self._roll_out(batch["images"], batch["keys"], self._arm.needed_steps(steps, parts.meta.recipe))
         reader = Reader(self.lm, self.reader, num_world_steps=steps, max_world_steps=self.max_world_steps)
         run = LoadedRun(parts.path, reader.train(self.training), parts.lm, parts.meta, self.device)
+        if images is not None:
+            read_asked(run, question, choices).require_room(run, steps)
+            batch = self.processor(question, images)
+            latents = self._roll_out(batch["images"], batch["keys"], self._arm.needed_steps(steps, parts.meta.recipe))
         return ask(run, latents, question, choices, steps=steps, image=picture).ranked
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:

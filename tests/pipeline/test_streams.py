@@ -11,6 +11,8 @@ import pytest
 
 from ..miniatures.store import create, fill
 
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+"""What a stream could not write stays in its buffer, and would be written when Python ends."""
 COMMAND = (sys.executable, "-m", "theworld.pipeline.cli", "cache")
 
 
@@ -24,7 +26,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(script: str, *words: str | Path) -> subprocess.CompletedProcess[bytes]:
     """Run a line of the shell in which "$@" is the command of these words."""
     command = ["sh", "-c", script, "sh", *COMMAND, *map(str, words)]
-    return subprocess.run(command, capture_output=True, timeout=120)
+    return subprocess.run(command, capture_output=True, timeout=120, env=ENVIRONMENT)
 
 
 def test_a_log_on_a_full_disk_ends_no_command(cache: Path) -> None:
@@ -48,6 +50,14 @@ def test_a_result_that_cannot_be_written_is_an_error_in_words(cache: Path) -> No
         assert done.returncode == 2
         assert done.stderr.startswith(b"error: the result cannot be written to stdout: No space left on device")
         assert b"Traceback" not in done.stderr
+
+
+def test_a_reader_of_the_result_that_has_read_enough_is_no_error(cache: Path) -> None:
+    reader, result = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*COMMAND, "info", cache], stdout=result, stderr=subprocess.PIPE, timeout=120, env=ENVIRONMENT)
+    os.close(result)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_streams_that_are_closed_are_no_obstacle_and_progress_is_no_result(cache: Path) -> None:

@@ -154,9 +154,8 @@ def read_meta(run: Path) -> RunMeta:
         ) from error
     except ValueError as error:
         if isinstance(error, ValidationError) and _is_of_a_store(error):
-            raise RunError(
-                f"{run} is a store of latents, not a run. Train a run on it first: {command('train', run)}"
-            ) from error
+            train = command("train", run, "--questions", "QUESTIONS.jsonl")
+            raise RunError(f"{run} is a store of latents, not a run. Train a run on it first: {train}") from error
         why = list_problems(error) if isinstance(error, ValidationError) else str(error)
         raise RunError(
             f"{run / META} does not describe a run: {why}. It was changed, or written by another version; train again"

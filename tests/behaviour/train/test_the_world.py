@@ -20,7 +20,7 @@ import theworld
 from tests.miniatures.lm import PLACES, SMALL_TRAINING, save_mini_lm
 from tests.miniatures.world_model import save_mini_world
 from theworld import TheWorld
-from theworld.pipeline.errors import ConfigError, LatentShapeError, RunError
+from theworld.pipeline.errors import ConfigError, LatentShapeError, QuestionError, RunError
 from theworld.pipeline.latents.keys import key_of_file
 from theworld.pipeline.store.folder import open_store
 from theworld.precompute.job.config import PrecomputeConfig
@@ -196,7 +196,7 @@ def test_a_model_comes_back_from_its_folder_and_others_read_it(model: TheWorld, 
         TheWorld.from_pretrained(tmp_path)
 
 
-def test_what_does_not_fit_is_refused_in_words(model: TheWorld, place: Path) -> None:
+def test_what_does_not_fit_is_refused_in_words(model: TheWorld, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="no run but a language model"):
         TheWorld.from_pretrained(str(place / "lm"), lm=str(place / "lm"))
     with pytest.raises(ConfigError, match="2 texts take one image for all or 2 images, got 3"):
@@ -226,6 +226,13 @@ def test_what_does_not_fit_is_refused_in_words(model: TheWorld, place: Path) -> 
         model.rank(QUESTION, "left", images=place / "0.png")
     with pytest.raises(ConfigError, match="one question as a text"):
         model.rank([QUESTION], ["a", "b"], images=place / "0.png")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="num_world_steps <= max_world_steps"):
+        model.rank(QUESTION, ["a", "b"], images=place / "0.png", num_world_steps=10**6)
+    monkeypatch.setattr(model, "_roll_out", lambda *_: pytest.fail("rolled out"))
+    with pytest.raises(ConfigError, match="two or more different answers"):
+        model.rank(QUESTION, ["a"], images=place / "0.png")
+    with pytest.raises(QuestionError, match="the question is too long"):
+        model.rank("where " * 9000, ["left", "right"], images=place / "0.png")
     with pytest.raises(ConfigError, match="gemma_model_name=NAME"):
         TheWorld()
     with pytest.raises(ConfigError, match="from_pretrained makes one"):

@@ -156,6 +156,7 @@ def test_a_store_or_a_folder_of_runs_is_no_run(tmp_path: Path) -> None:
     store = create(tmp_path / "latents")
     done = theworld("evaluate", store.path, cwd=tmp_path)
     assert done.err.startswith(f"error: {store.path} is a store of latents, not a run. Train a run on it first: ")
+    assert done.err.endswith(" --questions QUESTIONS.jsonl\n")
     for name in ("first", "second"):
         (tmp_path / "mine" / name).mkdir(parents=True)
         for file in ("theworld.json", "metrics.json"):

@@ -16,9 +16,11 @@ def test_what_a_killed_process_left_is_removed_and_a_user_s_own_files_are_not(tm
     left = TempFile(folder).path
     for path in (*folder.iterdir(), left):
         os.utime(path, (0, 0))
+    being_written = TempFile(folder).path  # by another process, at this moment
     hashes = HashCache.load(tmp_path, tmp_path / "images", "image")
     hashes.put("a.png", FileFacts(device=1, inode=1, size=1, mtime_ns=0, ctime_ns=0), b"d" * 32)
     hashes.save()
     assert not left.exists()
+    assert being_written.exists()
     assert (folder / "index.csv").read_text() == "of the user's own"
     assert len(list(folder.glob("*.safetensors"))) == 1

@@ -104,6 +104,8 @@ def test_an_id_finds_the_image_of_this_name_or_number(tmp_path: Path, store: Lat
     store.record_sources([("COCO_train2014_000000000042.jpg", keys(6)[0])])
     found = find(tmp_path, store, "42", "000000000042", "COCO_train2014_000000000042", "354786", "14")
     assert found.keys == {"COCO_train2014_000000000042": keys(6)[0]}
+    twice = find(tmp_path, store, "139", "0139").missing
+    assert [item.reason.split(" was found as ")[0] for item in twice] == ["139", "0139"], "two names are two images"
     assert found.missing[0].reason == (
         "42 is the id or the number of 2 different images in the store; put the one meant beside the file"
     )

@@ -134,6 +134,8 @@ def test_an_answer_names_the_choice_that_looks_the_same(tmp_path: Path) -> None:
         as_jsonl(tmp_path, {**ROW, "choices": ["caf\u00e9", "cafe\u0301"], "answer": "caf\u00e9"})
     )
     assert "names one choice twice" in str(file.bad[0])
+    file = read_question_file(as_jsonl(tmp_path, {**ROW, "choices": ["a b", "a  b"], "answer": "a\u00a0b"}))
+    assert "is none of the choices" in str(file.bad[0]), "which of the two is meant?"
 
 
 def test_an_answer_that_is_one_choice_and_the_letter_of_another_is_counted(tmp_path: Path) -> None:

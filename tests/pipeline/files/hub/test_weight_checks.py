@@ -64,6 +64,12 @@ def test_the_same_where_the_names_of_weights_are_those_of_a_model_without_its_he
         load_lm(lm)
 
 
+def test_tables_that_a_layer_computes_for_itself_may_be_in_the_file(lm: Path) -> None:
+    """As in the files of earlier versions of transformers."""
+    change(lm / "model.safetensors", {"model.rotary_emb.inv_freq": torch.ones(4)})
+    load_lm(lm)
+
+
 def test_the_same_of_a_world_model_while_weights_of_parts_it_does_not_have_are_left_out(world: Path) -> None:
     file = world / "transformer" / FILE
     change(file, {"sound_decoder.conv.weight": torch.ones(3)})

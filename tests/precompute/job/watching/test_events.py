@@ -88,7 +88,9 @@ def test_events_that_cannot_be_written_are_told_of_and_harm_no_later_one(tmp_pat
     try:
         events.write("shard")
         assert events.lost
+        events.lost = ""
         events.write("shard")
+        assert events.lost == "File too large"
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     events.write("finished")

@@ -12,7 +12,7 @@ from PIL import Image
 
 import theworld.precompute.worldlet
 from theworld.pipeline.errors import ConfigError
-from theworld.precompute.worldlet.training.build import build_world
+from theworld.precompute.worldlet.training.build import build_world, write_card
 from theworld.precompute.worldlet.training.clips import Chunk, Clips, clips_of, draw_scenes, load_chunk
 from theworld.precompute.worldlet.training.dynamics import lean_forward, network_input, new_transformer
 from theworld.precompute.worldlet.training.encode import encode_chunk, forget_latents_of_another
@@ -97,6 +97,7 @@ def test_latents_of_an_autoencoder_that_was_trained_on_are_made_again(tmp_path: 
     removed, after = latents()
     assert removed == 1
     assert not np.array_equal(first, after)
+    assert latents()[0] == 0, "they are this one's now"
 
 
 def test_a_training_that_is_killed_while_it_saves_goes_on_from_whole_files(
@@ -133,6 +134,12 @@ def test_the_shipped_world_is_small_and_says_what_it_is() -> None:
         assert share > figures["copy_frame_0"]["outcome"][family]
     config = json.loads((WEIGHTS / "vae" / "config.json").read_text())
     assert len(config["latents_mean"]) == len(config["latents_std"]) == 16
+
+
+def test_the_page_of_a_world_says_what_its_card_says_at_its_own_number_of_evaluations(tmp_path: Path) -> None:
+    write_card(tmp_path, json.loads((WEIGHTS / "card.json").read_text()))
+    for name in ("card.json", "README.md"):
+        assert (tmp_path / name).read_text() == (WEIGHTS / name).read_text()
 
 
 def test_the_shipped_world_predicts_better_than_a_copy_of_frame_0(unseen: Clips) -> None:
@@ -213,6 +220,7 @@ def test_a_world_of_an_open_family_is_built_over_the_same_autoencoder_and_its_dr
 ) -> None:
     # Beside the rollout of 9 evaluations, which is always measured.
     monkeypatch.setattr("theworld.precompute.worldlet.training.build.EVALUATIONS", ())
+    monkeypatch.setattr("theworld.precompute.worldlet.training.build.CHUNK_SIZE", 2)
     sizes = {"minutes": 0.02, "train_clips": 8, "test_scenes": 2, "batch": 2}
     out = tmp_path / "open"
     card = build_world(out, families=["push"], keep_vae=True, **sizes)  # type: ignore[arg-type]
@@ -225,7 +233,9 @@ def test_a_world_of_an_open_family_is_built_over_the_same_autoencoder_and_its_dr
     assert "denoise steps is 10: 9 evaluations" in (out / "README.md").read_text()
     assert resolve_world(str(out)).card.denoise_steps == 10, "one evaluation would show the mean of what may happen"
     # the clips of other families beside them are of other names
-    assert all(path.name.endswith("-push.npy") for path in (tmp_path / "open.scratch" / "latents").glob("*.npy"))
+    latents = {path.name for path in (tmp_path / "open.scratch" / "latents").glob("*.npy")}
+    seen = {f"video-0-0000{number}-2-push.npy" for number in range(3)}
+    assert latents == {*seen, "train-1-00000-2-push.npy"}, "the scenes that readers train on have the seed 0"
     with pytest.raises(ConfigError, match=r"other settings: families \['push'\] \(now \['buckets'\]\)"):
         build_world(out, families=["buckets"], keep_vae=True, **sizes)  # type: ignore[arg-type]
     note = tmp_path / "open.scratch" / "build.json"

@@ -49,6 +49,22 @@ def test_a_world_with_one_future_is_right_as_often_as_that_future_and_far_from_t
     assert push["distance"] > 2 * push["distance_of_perfect"]
 
 
+def test_of_draws_that_end_equally_often_each_counts_alike(clips: Clips) -> None:
+    first, second = (next(simulated(clips, always=push)) for push in (1.0, -1.0))
+    push = compare_draws(clips, [first, second])["push"]
+    assert push["all_agree"] < 1
+    assert push["most_draws"] == push["one_draw"]
+
+
+def test_a_ball_is_seen_where_it_is_there_to_the_end_and_towers_have_none() -> None:
+    clips = clips_of(draw_scenes("test", 4, families=["buckets", "tower"]))
+    whole, lost = (np.asarray(next(simulated(clips))) for _ in range(2))
+    lost[:, -1] = 1.0
+    figures = compare_draws(clips, [whole, lost])
+    assert figures["buckets"]["ball_seen"] == 0.5
+    assert "ball_seen" not in figures["tower"]
+
+
 def test_where_frame_0_decides_all_chance_is_on_the_true_end(clips: Clips) -> None:
     buckets = compare_draws(clips, simulated(clips))["buckets"]
     wanted = {"best_possible": 1, "one_draw": 1, "most_draws": 1, "distance": 0, "distance_of_perfect": 0}
