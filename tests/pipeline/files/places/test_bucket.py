@@ -265,7 +265,6 @@ def test_an_object_that_no_listing_gets_past_is_named_with_what_to_do(
     assert repr(f"some/folder/{odd}") in str(caught.value)
 
 
-
 def test_who_is_refused_is_told_the_rights_that_are_needed_and_the_reason_that_an_answer_to_head_cannot_hold(
     server: S3Server,
 ) -> None:
@@ -386,3 +385,13 @@ def test_without_encryption_only_this_machine_is_asked(server: S3Server) -> None
     elsewhere = {**server.variables(), "AWS_ENDPOINT_URL_S3": "http://192.0.2.1:9000"}
     with environment(elsewhere), pytest.raises(StoreError, match="AWS_ALLOW_HTTP"):
         Bucket(URL).read("name", 9)
+
+
+def test_a_listing_is_handed_on_page_by_page(server: S3Server, bucket: Bucket) -> None:
+    server.objects |= {f"some/folder/{at:05}": Stored(b"", {}, 1.7e9) for at in range(5000)}
+    server.page = 1000
+    entries = bucket.entries("", deep=True)
+    assert server.asked == []
+    assert next(iter(entries)).name == "00000"
+    assert server.asked.count("LIST some/folder/") < 4, "a bucket of a hundred million objects is never held at once"
+    assert len(list(entries)) == 4999

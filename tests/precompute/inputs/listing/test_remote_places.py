@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from PIL import Image
 
 from theworld.pipeline.errors import ConfigError, StoreError
 from theworld.pipeline.files.hash_cache import HashCache
+from theworld.pipeline.files.places.bucket import Bucket
+from theworld.pipeline.files.places.place import Entry
+from theworld.precompute.inputs.listing import remote_places
 from theworld.precompute.inputs.listing.inputs import Listing, list_inputs
 from theworld.precompute.rollout.kinds import KINDS
 
@@ -239,3 +243,12 @@ def test_a_row_with_a_url_that_no_bucket_is_asked_for_costs_itself_alone(
     assert len(listing.samples) == 1
     [failure] = listing.refused
     assert "no part of a URL may be empty" in failure.message
+
+
+@pytest.mark.usefixtures("server")
+def test_a_listing_that_repeats_itself_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_places, "MAX_ROWS", 50)
+    again = (Entry("a.png", 1, 1, 1.0) for _ in count())
+    monkeypatch.setattr(Bucket, "entries", lambda *_, **__: again)
+    with pytest.raises(ConfigError, match="holds more than 50 files"):
+        listed(URL)
