@@ -230,6 +230,8 @@ def test_a_server_that_cannot_keep_a_store_is_refused_before_anything_is_made(
         (403, "InvalidAccessKeyId", "refuses the credentials", "AWS_ACCESS_KEY_ID"),
         (403, "AccessDenied", "does not allow this", "Give these credentials the rights to list"),
         (403, "RequestTimeTooSkewed", "clock of this machine", "Set it"),
+        (403, "QuotaExceeded", "no room left, or the quota is used up", "Make room"),
+        (403, "InvalidObjectState", "in an archive", "restore-object"),
         (404, "NoSuchBucket", "there is no bucket latents", "Make it"),
         (301, "PermanentRedirect", "in another region", "AWS_REGION"),
         (400, "AuthorizationHeaderMalformed", "in another region", "AWS_REGION"),
@@ -253,6 +255,15 @@ def test_a_refusal_is_one_message_at_once_and_says_what_to_do(
             ask(Bucket(URL))
         assert advice in str(refused.value)
         assert len(server.asked) == 1, "asked again"
+
+
+def test_a_disk_that_is_full_behind_the_bucket_is_told_from_a_network_that_fails(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket_clients, "RETRIES", dict.fromkeys(("many", "few", "one"), (0, 1.0)))
+    server.faults.refusal = (507, "XMinioStorageFull")
+    with pytest.raises(StoreError, match=r"no room left.*507 XMinioStorageFull.*Make room"):
+        Bucket(URL).replace("name", b"")
 
 
 @pytest.mark.parametrize("odd", ["commits//a", "commits/./a", "commits/a\tb", "commits/a\nb"])

@@ -216,6 +216,9 @@ def test_the_command_reads_a_url_and_a_home_that_no_shell_has_expanded(
     for place in (f"{URL}/photos", "~/photos"):
         done = theworld("precompute", place, "--cache", tmp_path / "cache", "--in-process", "--dry-run")
         assert (done.code, "1 rollout" in done.err) == (0, True), done.err
+    put(server, "empty/a.png", b"")
+    done = theworld("precompute", f"{URL}/empty", "--cache", tmp_path / "cache", "--in-process", "--dry-run")
+    assert f"none of the 1 inputs of {URL}/empty can be read" in done.err
 
 
 def test_names_mean_in_a_bucket_what_they_mean_on_a_disk(server: S3Server, tmp_path: Path) -> None:
