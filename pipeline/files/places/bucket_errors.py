@@ -132,7 +132,7 @@ def refusal(
     if code in _ARCHIVED:
         return Refusal(
             f"the object is in an archive, which nothing is read from ({answer})",
-            "Have the objects restored (S3 Glacier: restore-object; Azure: set-tier), or copied to a class to read from",
+            "Have the objects restored (S3: restore-object; Azure: set-tier), or copied to a class that is read",
         )
     if status == 401 or code in _BAD_KEYS:
         return Refusal(f"it refuses the credentials ({answer})", f"Check {KEYS[scheme]}")
