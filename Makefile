@@ -12,7 +12,7 @@ TORCH := torch==2.13.0 $(if $(shell command -v nvidia-smi),,--extra-index-url ht
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo install evidence evidence2 evidence2-stores test test-fast pythons faults slurm hosts containers check compiled docs audit bench clean
+.PHONY: demo install evidence evidence2 evidence2-stores evidence-open test test-fast pythons faults slurm hosts containers check compiled docs audit bench clean
 .DELETE_ON_ERROR:  # a Python without its venv module leaves half an environment
 
 # the first line of a recipe that is about to call $(PYTHON)
@@ -62,6 +62,25 @@ evidence2: $(VENV)/.installed  ## the second study, docs/hypotheses2.md; a day o
 	    --questions $(BENCH2)/questions.jsonl --config configs/study2.toml \
 	    --labels 250,1000,4000 --curve frozen,one,rollout,hidden16,true --seeds 5 --out evidence2
 
+OPEN := open
+ARMS_OPEN := frozen,rollout,one,draws,regression,true
+ROLL_OPEN = $(BIN)/theworld precompute $(OPEN)/bench/images --steps 8
+
+evidence-open: $(VENV)/.installed  ## worlds, stores and readers of the open family, docs/benchmark.md; three CPU hours, goes on where it stopped
+	$(BIN)/theworld worldlet build $(OPEN)/diffusion --families push --keep-vae --world-minutes 30
+	$(BIN)/theworld worldlet build $(OPEN)/mean --families push --keep-vae --regression --world-minutes 30
+	$(BIN)/theworld scenes $(OPEN)/bench --families push --train 1000 --test 1000 --ood 0 --videos
+	$(ROLL_OPEN) --world $(OPEN)/diffusion/world --denoise-steps 10 --cache $(OPEN)/bench/rollout
+	$(ROLL_OPEN) --world $(OPEN)/diffusion/world --denoise-steps 2 --cache $(OPEN)/bench/one
+	$(ROLL_OPEN) --world $(OPEN)/mean/world --denoise-steps 2 --cache $(OPEN)/bench/regression
+	$(BIN)/theworld precompute "$(OPEN)/bench/images/test-*.png" --steps 8 --world $(OPEN)/diffusion/world \
+	    --denoise-steps 10 --kind samples --draws 8 --cache $(OPEN)/bench/draws
+	$(BIN)/theworld precompute $(OPEN)/bench/futures --kind frames --steps 8 --world $(OPEN)/diffusion/world \
+	    --cache $(OPEN)/bench/true
+	$(BIN)/theworld study $(OPEN)/bench/rollout --arms $(ARMS_OPEN) --futures $(OPEN)/bench/true \
+	    --questions $(OPEN)/bench/questions.jsonl --config configs/open_family.toml --labels 1000 --seeds 1 \
+	    --out $(OPEN)/evidence
+
 test: $(VENV)/.installed-dev  ## everything CI runs
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync check compiled
 	$(BIN)/python -m pytest -n 3 --dist loadgroup
@@ -105,7 +124,7 @@ docs: $(VENV)/.installed-dev  ## the pages of docs/ as a site in build/site; ope
 	$(BIN)/mkdocs build --strict --quiet
 
 hosts: $(VENV)/.installed-dev  ## docs/cluster.md by trial: Ray on three hosts made of namespaces: Linux, root, iproute2
-	THEWORLD_TEST_HOSTS=1 $(BIN)/python -m pytest tests/behaviour/test_cluster_page.py
+	THEWORLD_TEST_HOSTS=1 $(BIN)/python -m pytest tests/behaviour/cluster/test_cluster_page.py
 
 containers: $(VENV)/.installed-dev  ## the steps of containers/, by trial, without a builder: Linux, root, debootstrap, 12 GB
 	$(BIN)/python -m tests.container_steps

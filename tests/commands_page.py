@@ -2,7 +2,7 @@
 
     python -m tests.commands_page > docs/commands.md
 
-writes it anew; tests/behaviour/test_conventions.py fails where the page is another than this makes.
+writes it anew; tests/behaviour/project/test_conventions.py fails where the page is another than this makes.
 """
 
 from __future__ import annotations

@@ -93,7 +93,8 @@ def worldlet_build(
     made, use = {"world": str(out / "world")}, [command("precompute", "--world", out / "world")]
     only_world = regression or keep_vae
     if not only_world:
-        build_lm(out / "lm", minutes=lm_minutes, seed=seed, progress=progress)
+        scratch = out / f"lm-seed{seed}.scratch"
+        build_lm(out / "lm", minutes=lm_minutes, seed=seed, scratch=scratch, progress=progress)
         made, use = {**made, "lm": str(out / "lm")}, [*use, command("train", "--lm", out / "lm")]
     if as_json:
         print_json(made)

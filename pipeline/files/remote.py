@@ -42,6 +42,8 @@ SCHEMES = ("s3://", "gs://", "az://", "hf://")
 _COMMIT = re.compile(r"^(hf://datasets/[^/]+/[^/@]+)@[0-9a-f]{40}")
 _NO_NAMES = ("", ".")
 _NO_PARTS = (*_NO_NAMES, "..")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+"""What obstore takes in no name. Other blanks it does: macOS writes U+202F into the names of screenshots."""
 _FOLDER = "inputs"
 _PART_BYTES = 2**23
 _PARTS_AT_ONCE = 16
@@ -100,7 +102,7 @@ def check_url(url: str) -> str:
 
     Raises:
         ConfigError: it has not, it has a user, a password or a query in it, or a part of it is empty, `.` or `..`, or
-            has a character that cannot be seen.
+            has a control character.
     """
     scheme, _, rest = url.partition("://")
     if "@" in rest.partition("/")[0] or re.search(r"[?&][^/=?&]+=", rest):
@@ -109,10 +111,8 @@ def check_url(url: str) -> str:
             "would be kept with what is made of it. Give credentials in the environment: docs/inputs.md"
         )
     bucket, _, key = rest.partition("/")
-    if any(part in _NO_PARTS or not part.isprintable() for part in key.rstrip("/").split("/") if key.rstrip("/")):
-        raise ConfigError(
-            f"{url}: no part of a URL may be empty (//), `.` or `..`, or have a character that cannot be seen"
-        )
+    if any(part in _NO_PARTS or _CONTROL.search(part) for part in key.rstrip("/").split("/") if key.rstrip("/")):
+        raise ConfigError(f"{url}: no part of a URL may be empty (//), `.` or `..`, or have a control character")
     if scheme == "hf":
         HubDataset.parse(url)
     else:

@@ -28,7 +28,9 @@ from theworld.precompute.worlds.source import find_autoencoder
 from theworld.train.data.batches import Example, pad_rows
 from theworld.train.data.vision import VisionInputs
 from theworld.train.language.prompt_format import PromptFormat
+from theworld.train.questions.conversations import Conversation, read_conversation
 from theworld.train.questions.markers import Markers
+from theworld.train.questions.values.text import WrongValue
 
 Picture = Image.Image | str | os.PathLike[str] | bytes | NDArray[Any] | Tensor | Mapping[str, Any] | io.IOBase
 """A picture of Pillow; a file, its name or its bytes; uint8 pixels (H, W, 3), (H, W) or, of a tensor, (3, H, W); or
@@ -80,11 +82,7 @@ class Processor:
             ConfigError: no text, another number of images, what is no picture, or another form of the result.
             ImageError: a picture cannot be used.
         """
-        if return_tensors not in ("pt", None) or padding not in (True, "longest"):
-            raise ConfigError(
-                f"return_tensors={return_tensors!r}, padding={padding!r}: a batch has tensors of torch ('pt'), and its "
-                "rows are padded to the longest (True)"
-            )
+        _check_form(return_tensors, padding)
         texts = [text] if isinstance(text, str) else list(text)
         if not texts or not all(isinstance(each, str) for each in texts):
             raise ConfigError(f"text is one question or several, got {text!r}")
@@ -92,12 +90,48 @@ class Processor:
         texts = [marker.take(each) for marker, each in zip(markers, texts, strict=True)]
         if not all(texts) or any(marker.images > 1 for marker in markers):
             raise ConfigError(f"text is one question or several, each about one image, got {text!r}")
-        ids = [tuple(self._prompts.prompt_ids(each)) for each in texts]
-        rows = pad_rows([(Example("", row, ()),) for row in ids], self._prompts.pad_id)
-        batch: dict[str, Any] = {name: rows[name] for name in ("input_ids", "attention_mask")}
-        if images is not None:
-            batch |= self._pictures(images, len(texts))
-        return BatchFeature(batch)
+        return self._batch([self._prompts.prompt_ids(each) for each in texts], images)
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Any],
+        *,
+        add_generation_prompt: bool = True,
+        tokenize: bool = True,
+        return_dict: bool = True,
+        return_tensors: str | None = "pt",
+        padding: bool | str = True,
+    ) -> BatchFeature:
+        """One batch of messages, as transformers' processors take them, ready for `model.generate(**inputs)`.
+
+        Args:
+            conversation: messages such as {"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type":
+                "text", "text": "where will it land?"}]}, of which the last asks; or a list of such conversations. Each
+                is about one image at most, which is named in any of its messages: all conversations name one, or none.
+            add_generation_prompt, tokenize, return_dict: True alone. There is no prompt as text, for world tokens are
+                vectors.
+            return_tensors, padding: as of a call.
+        Returns:
+            As a call; with `images` and `keys` where the messages name images.
+        Raises:
+            ConfigError: no such messages, several images in one conversation, or another form of the result.
+            ImageError: a picture cannot be used.
+            QuestionError: a text contains a control token.
+        """
+        _check_form(return_tensors, padding)
+        if not (add_generation_prompt and tokenize and return_dict):
+            raise ConfigError(
+                "add_generation_prompt, tokenize and return_dict are True here: world tokens are vectors, so there is "
+                "no text of a prompt"
+            )
+        first = conversation[0] if isinstance(conversation, list | tuple) and conversation else None
+        talks = [
+            _open_conversation(each) for each in (conversation if isinstance(first, list | tuple) else [conversation])
+        ]
+        images = [talk.images[0] for talk in talks if talk.images]
+        if images and len(images) != len(talks):
+            raise ConfigError(f"{len(images)} of {len(talks)} conversations name an image; in a batch all do, or none")
+        return self._batch([self._prompts.prompt_ids(talk.asked, talk.turns) for talk in talks], images or None)
 
     def decode(self, ids: Sequence[int] | Tensor, *, skip_special_tokens: bool = True) -> str:
         """The text of one answer that `generate` returned, up to the token that ends it.
@@ -119,6 +153,13 @@ class Processor:
     @cached_property
     def _vision(self) -> VisionInputs:
         return VisionInputs(self._prompts, {})
+
+    def _batch(self, prompts: Sequence[Sequence[int]], images: Any) -> BatchFeature:
+        rows = pad_rows([(Example("", tuple(ids), ()),) for ids in prompts], self._prompts.pad_id)
+        batch: dict[str, Any] = {name: rows[name] for name in ("input_ids", "attention_mask")}
+        if images is not None:
+            batch |= self._pictures(images, len(prompts))
+        return BatchFeature(batch)
 
     def _pictures(self, images: Any, count: int) -> dict[str, Any]:
         given = _listed(images)
@@ -144,6 +185,26 @@ class Processor:
             ]
             batch["pixel_values"] = torch.cat(pixels * repeat)
         return batch
+
+
+def _check_form(return_tensors: str | None, padding: bool | str) -> None:
+    if return_tensors not in ("pt", None) or padding not in (True, "longest"):
+        raise ConfigError(
+            f"return_tensors={return_tensors!r}, padding={padding!r}: a batch has tensors of torch ('pt'), and its "
+            "rows are padded to the longest (True)"
+        )
+
+
+def _open_conversation(messages: Any) -> Conversation:
+    """Messages of which the last asks about one image at most."""
+    markers = Markers()
+    try:
+        talk = read_conversation(messages, None, markers, is_open=True)
+    except WrongValue as error:
+        raise ConfigError(f"the messages of a conversation cannot be read: {error}") from error
+    if max(markers.images, len(talk.images)) > 1:
+        raise ConfigError("a conversation has several images; world tokens are made of one image each")
+    return talk
 
 
 def _listed(images: Any) -> list[Any]:

@@ -72,6 +72,16 @@ def test_no_file_gets_the_number_of_a_stream_that_is_closed(tmp_path: Path) -> N
     assert file.read_bytes() == b""
 
 
+def test_nor_does_a_file_of_a_worker(tmp_path: Path) -> None:
+    code = (
+        "import subprocess, sys; from theworld.pipeline.streams import secure_streams; secure_streams(); "
+        "worker = 'import os, sys; os.write(2, bytes(1)); sys.exit(open(sys.argv[1], str(chr(97))).fileno())'; "
+        "sys.exit(subprocess.call([sys.executable, '-c', worker, sys.argv[1]]))"
+    )
+    line = f'"{sys.executable}" -c "{code}" "{tmp_path / "shard"}" <&- >&- 2>&-'
+    assert subprocess.run(["sh", "-c", line], timeout=60).returncode > 2
+
+
 def test_a_log_that_is_full_for_a_moment_is_waited_for() -> None:
     """A program that shares the terminal may have made it non-blocking, for all who write there."""
     reader, log = os.pipe()

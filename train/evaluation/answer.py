@@ -231,10 +231,24 @@ def check_steps(loaded: LoadedRun, stored_steps: int, steps: int | None, progres
     """K, the rollout steps to read from latents that hold `stored_steps`; None is as many as in training.
 
     Raises:
-        ConfigError: the latents hold fewer, or the run reads only some frames and not these.
+        ConfigError: as of `require_steps`.
     """
     trained = loaded.meta.reader.num_world_steps
     steps = trained if steps is None else steps
+    require_steps(loaded, stored_steps, steps)
+    if steps > trained:
+        progress.warn(
+            f"warning: {loaded.path} was trained with {trained} rollout steps: those up to {steps} are new to it"
+        )
+    return steps
+
+
+def require_steps(loaded: LoadedRun, stored_steps: int, steps: int) -> None:
+    """Refuse to read so many rollout steps of latents that hold `stored_steps`.
+
+    Raises:
+        ConfigError: the latents hold fewer, or the run reads only some frames and not these.
+    """
     if not 0 <= steps <= stored_steps:
         raise ConfigError(
             f"{steps} rollout steps are asked for, the latents have {stored_steps}. Pass --steps 0 to {stored_steps}"
@@ -245,8 +259,3 @@ def check_steps(loaded: LoadedRun, stored_steps: int, steps: int | None, progres
             f"{loaded.path} reads frames {', '.join(map(str, frames))} of a rollout and no others: pass "
             f"--steps {last_frame}, or 0 for the observed frame alone"
         )
-    if steps > trained:
-        progress.warn(
-            f"warning: {loaded.path} was trained with {trained} rollout steps: those up to {steps} are new to it"
-        )
-    return steps

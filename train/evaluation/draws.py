@@ -33,7 +33,7 @@ from ..data.loader import Indices, LatentDataset
 from ..questions.record import Question
 from ..runs.folder import LoadedRun
 from ..runs.meta import RunMeta
-from .answer import Answer, Ranked, ask, read_asked
+from .answer import Answer, Ranked, ask, read_asked, require_steps
 from .answering.many import Response
 from .own_words import normalised
 
@@ -309,7 +309,9 @@ def ask_draws(
     """
     progress = progress or Progress.to_logger()
     steps = loaded.meta.reader.num_world_steps if steps is None else steps
-    require_drawn_arm(arm_of_run(loaded.meta.config), steps, draws)
+    arm = arm_of_run(loaded.meta.config)
+    require_drawn_arm(arm, steps, draws)
+    require_steps(loaded, arm.stored_steps(loaded.meta.recipe), steps)
     read_asked(loaded, question, choices, writing).require_room(loaded, steps)
     latents = [see(steps, draw) for draw in range(draws)]
     answers = [

@@ -24,7 +24,7 @@ from ..config import AnswerConfig
 from ..data.arms import arm_of_run
 from ..questions.record import UNTYPED
 from ..runs.folder import LoadedRun
-from .answer import Answer, ask, read_asked
+from .answer import Answer, ask, read_asked, require_steps
 from .policies.adaptive import ADAPTIVE, Adaptive
 from .policies.gates import Gate, margin, parse_rule
 
@@ -85,6 +85,7 @@ def answer_live(
     asked = read_asked(loaded, question, choices, writing)
 
     def answer_with(count: int, reason: str | None = None) -> LiveAnswer:
+        require_steps(loaded, arm.stored_steps(loaded.meta.recipe), count)
         asked.require_room(loaded, count)
         latents = see(arm.needed_steps(count, loaded.meta.recipe))
         answer = ask(loaded, latents, question, choices, steps=count, image=image, writing=writing, progress=progress)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, cast
 
 from ...pipeline.files import limits
@@ -32,15 +31,18 @@ class Conversation:
     turns: tuple[Turn, ...]
     images: tuple[Any, ...]
     """What the messages themselves name: paths, URLs, bytes."""
+    asked: str = ""
+    """The last question, where it has no answer yet."""
 
 
-def read_conversation(value: Any, system: Any, markers: Markers) -> Conversation:
+def read_conversation(value: Any, system: Any, markers: Markers, *, is_open: bool = False) -> Conversation:
     """The turns of a conversation, and the images in it.
 
     Args:
         value: a list of turns, or JSON of one.
         system: what stands in front of it, where no turn of the conversation does.
         markers: counts the markers of images.
+        is_open: whether it ends with a question, which the last answer is to be found for.
     Raises:
         WrongValue: it is no list of turns, has too many, or question and answer do not alternate.
     """
@@ -62,21 +64,21 @@ def read_conversation(value: Any, system: Any, markers: Markers) -> Conversation
         opening = messages.pop(0)[1]
     prompts, answered = messages[0::2], messages[1::2]
     in_turn = all(role in _ASKS for role, _ in prompts) and all(role in _ANSWERS for role, _ in answered)
-    if not in_turn or len(prompts) != len(answered) or not prompts:
-        raise WrongValue(
-            f"turns of {', '.join(role for role, _ in messages) or 'nobody'}: question and answer must alternate"
-        )
-    turns = [(question, answer) for (_, question), (_, answer) in zip(prompts, answered, strict=True)]
-    for place, (question, answer) in enumerate(turns, start=1):
-        if is_absent(question) or is_absent(answer):
-            raise WrongValue(f"turn {place} has an empty {'question' if is_absent(question) else 'answer'}")
+    if not in_turn or len(prompts) != len(answered) + is_open or not prompts:
+        order = "question and answer must alternate" + (", and the last is a question" if is_open else "")
+        raise WrongValue(f"turns of {', '.join(role for role, _ in messages) or 'nobody'}: {order}")
+    for place, (_, text) in enumerate(messages):
+        if is_absent(text):
+            raise WrongValue(f"turn {place // 2 + 1} has an empty {'answer' if place % 2 else 'question'}")
     try:
-        "".join([opening, *chain.from_iterable(turns)]).encode()
+        "".join([opening, *(text for _, text in messages)]).encode()
     except UnicodeEncodeError as error:
         raise WrongValue(f"its turns are not Unicode text ({error.reason})") from error
+    questions, answers = [text for _, text in prompts], [text for _, text in answered]
     if opening:
-        turns[0] = (f"{opening}\n\n{turns[0][0]}", turns[0][1])
-    return Conversation(tuple(turns), tuple(images))
+        questions[0] = f"{opening}\n\n{questions[0]}"
+    turns = tuple(zip(questions, answers, strict=False))
+    return Conversation(turns, tuple(images), questions[-1] if is_open else "")
 
 
 def _message(turn: Any, markers: Markers, images: list[Any]) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from ...pipeline.files.images.formats import SUFFIXES
 How = Literal["", "spelling", "end", "id"]
 """By which name an image was found: its own, another spelling of it, its end, or its name without a suffix or but for
 the number at its end."""
+_SUFFIXES = (*sorted(SUFFIXES), *(suffix.upper() for suffix in sorted(SUFFIXES)))
 _ID = re.compile(r"[\w-]+")
 _DIGITS = "0123456789"
 
@@ -71,9 +72,11 @@ def find_file(name: str, folders: Sequence[Path], *, by_end: bool = True) -> Fou
                     return FoundFile(path, "end")
         if _ID.fullmatch(name):
             for folder in folders:
-                of_this_id = [path for path in folder.glob(f"{name}.*") if path.suffix.lower() in SUFFIXES]
-                if len(of_this_id) == 1:
-                    return FoundFile(of_this_id[0], "id")
+                # the folder is not listed: a data set has 100,000 images in it, and as many ids
+                tried = (folder / f"{name}{suffix}" for suffix in _SUFFIXES)
+                of_this_id = {path.stat().st_ino: path for path in tried if path.is_file()}  # .jpg may be .JPG, too
+                if of_this_id:
+                    return FoundFile(next(iter(of_this_id.values())), "id") if len(of_this_id) == 1 else None
     return None
 
 

@@ -12,10 +12,11 @@ from random import Random
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
+from ...pipeline.files.atomic import replace
 from ...pipeline.files.rights import follow_umask
 from ...pipeline.progress import Progress
 from .grammar import FULL, Text, sample_text, sample_things
@@ -31,6 +32,7 @@ _MASTERED = 0.08  # running loss at which the next level starts; half of the cou
 _NEW = 0.7  # share of texts at the present level; the others are easier
 _NAMES = 0.3  # share of texts where the name of a thing decides
 _MUON_LR, _ADAMW_LR = 1e-2, 3e-3
+_SAVE_EVERY_S = 60.0
 
 
 def new_lm(tokenizer: PreTrainedTokenizerFast, *, hidden_size: int = 128, layers: int = 4) -> Gemma2ForCausalLM:
@@ -117,7 +119,7 @@ def build_lm(
 
     Args:
         out: folder for `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained`.
-        scratch: where to keep the last state once a minute; a second call goes on from it.
+        scratch: where to keep the last state once a minute; a second call with the same seed goes on from it.
         progress: where a person watches; None is `Progress.to_logger()`.
     """
     progress = progress or Progress.to_logger()
@@ -152,7 +154,7 @@ def build_lm(
         lessons.record(level, loss.item())
         if step % 50 == 0:
             progress.say(f"lm {elapsed_s:.0f} s step {step} level {lessons.level} loss {lessons.loss:.4f}")
-        if scratch is not None and elapsed_s - saved_s > 60:
+        if scratch is not None and elapsed_s - saved_s > _SAVE_EVERY_S:
             saved_s = elapsed_s
             _save_state(scratch, model, {"step": step, "elapsed_s": elapsed_s, "level": lessons.level})
     model.eval()
@@ -262,5 +264,5 @@ def write_card(out: Path, card: dict[str, Any]) -> None:
 def _save_state(scratch: Path, model: Gemma2ForCausalLM, position: dict[str, float]) -> None:
     scratch.mkdir(parents=True, exist_ok=True)
     state = {k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
-    save_file(state, scratch / "last.safetensors")
-    (scratch / "progress.json").write_text(json.dumps(position))
+    replace(scratch, scratch / "last.safetensors", save(state))
+    replace(scratch, scratch / "progress.json", json.dumps(position).encode())

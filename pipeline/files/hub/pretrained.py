@@ -160,9 +160,7 @@ def _load(kind: Any, view: Path, files: Sequence[Path], options: Mapping[str, An
     computed = sum(buffer.numel() for buffer in empty.buffers())
     if computed > held + limits.MAX_BUFFER_NUMBERS:
         raise RefusedError(f"its config describes tables of {computed:,} numbers, and its weights hold {held:,}")
-    floating = {name for name, parameter in empty.named_parameters() if parameter.is_floating_point()}
-    types = {name: dtype for path in files for name, dtype in _types(path).items()}
-    check_number_types(types, floating)
+    check_number_types({name: dtype for path in files for name, dtype in _types(path).items()}, empty)
     model, facts = kind.from_pretrained(str(view), output_loading_info=True, **libraries, **options)
     if missing := sorted(facts["missing_keys"]):
         raise RefusedError(f"its weights lack {name_some(missing)}, which would be random")

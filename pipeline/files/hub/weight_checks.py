@@ -50,16 +50,17 @@ def check_weight_files(library: str, folder: Path) -> None:
         raise RefusedError(f"{index} names {name_some(missing)}, which is not there. Finish the download")
 
 
-def check_number_types(types: Mapping[str, str], floating: Collection[str]) -> None:
+def check_number_types(types: Mapping[str, str], model: nn.Module) -> None:
     """Refuse weights that are whole numbers where the model computes with others: they are quantised.
 
     Args:
         types: tensor -> its type, as safetensors writes it.
-        floating: names of the model's floating-point parameters.
+        model: as its config describes it.
     Raises:
         RefusedError: some are.
     """
-    if whole := sorted(name for name in floating if types.get(name) in _WHOLE_NUMBERS):
+    floating = {_plain(model, name) for name, parameter in model.named_parameters() if parameter.is_floating_point()}
+    if whole := sorted(name for name in types if types[name] in _WHOLE_NUMBERS and _plain(model, name) in floating):
         raise RefusedError(
             f"its weights hold {name_some(whole)} as whole numbers ({types[whole[0]]}): they are quantised, and what "
             "they stand for is not known. Use the weights in bfloat16, float16 or float32"
@@ -77,13 +78,19 @@ def check_left_out(model: nn.Module, left_out: Collection[str]) -> None:
         RefusedError: one of them belongs to a layer that the model has.
     """
     modules = cast(Iterator[tuple[str, "nn.Module"]], model.named_modules())
-    layers = {name for name, module in modules if not [*module.children()] and [*module.parameters(recurse=False)]}
-    if lost := sorted(name for name in left_out if not layers.isdisjoint(_owners(name))):
+    leaves = [name for name, module in modules if not [*module.children()] and [*module.parameters(recurse=False)]]
+    layers = {_plain(model, name) for name in leaves}
+    if lost := sorted(name for name in left_out if not layers.isdisjoint(_owners(_plain(model, name)))):
         raise RefusedError(
             f"its weights hold {name_some(lost)}, which the model has no place for, so its layers would compute "
             "something else: they are quantised, or have an adapter (LoRA) that is not merged. Use the weights in "
             "bfloat16, float16 or float32, with the adapter merged into them"
         )
+
+
+def _plain(model: nn.Module, name: str) -> str:
+    """A name without `model.`, say: names in files of a model without its head lack it, and transformers adds it."""
+    return name.removeprefix(f"{getattr(model, 'base_model_prefix', '')}.")
 
 
 def _owners(name: str) -> list[str]:

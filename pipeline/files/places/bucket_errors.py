@@ -152,7 +152,7 @@ def refusal(
     if (name := _NO_PATH.search(text)) is not None:
         return Refusal(
             f"an object there has the name {name[1]!r}, and no name may have an empty part (//), a part `.` or `..`, "
-            "or a character that cannot be seen: no listing gets past it",
+            "or a control character: no listing gets past it",
             "Rename or remove that object, or name a folder or objects beside it",
         )
     if "BadScheme" in text:

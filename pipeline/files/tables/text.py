@@ -152,7 +152,11 @@ def _byte_lines(file: Path) -> Iterator[tuple[str, bytes | str]]:
                 yield name, line
 
 
-class _Endless(csv.Error):
+class _TooLong(csv.Error):
+    """A row has more characters than are read of one."""
+
+
+class _Endless(_TooLong):
     """A row has no end that could be looked for."""
 
 
@@ -168,6 +172,8 @@ class _RowLines:
         """Lines that are given once more, before others are read."""
         self._error: csv.Error | None = None
         """Why the next line cannot be given."""
+        self._is_at_end = False
+        """Whether more lines were asked for than there are."""
         self._left = MAX_CSV_ROW_CHARACTERS
         self._first, self._row = "", io.StringIO(newline="")
         """The first line of this row; of a row of several, the text of all: a list would take 50 times as much."""
@@ -200,6 +206,7 @@ class _RowLines:
         """Begin a row: the lines before are done."""
         self._left = MAX_CSV_ROW_CHARACTERS
         self._count = 0
+        self._is_at_end = False
 
     def peek(self) -> str:
         """The next line, which is given once more; empty where none can be."""
@@ -217,7 +224,9 @@ class _RowLines:
         return line
 
     def give_again(self) -> None:
-        """Give the lines of this row, which has several, once more, but for the first."""
+        """Give the lines of this row once more, but for the first."""
+        if self._count == 1:
+            return
         rest = self._row.getvalue()[len(self._first) :]
         at = self._again.tell() - len(rest)
         if self._again.read(1):  # all of them were given again before
@@ -226,10 +235,14 @@ class _RowLines:
             self._again = io.StringIO(rest, newline="")
         self.number -= self._count - 1
 
+    def has_long_value(self, error: csv.Error) -> bool:
+        """Whether the csv module gave up a value of several lines, since it is longer than any value may be."""
+        return self._count > 1 and not isinstance(error, _TooLong)
+
     def has_open_quote(self, delimiter: str) -> bool:
-        """Whether this row has several lines only since a quotation mark is not closed, so that it holds other rows."""
-        if self._count == 1:
-            return False
+        """Whether a quotation mark of this row is not closed: to the file's end, or so that others are in its row."""
+        if self._count == 1 or self._is_at_end:
+            return self._is_at_end
         self._row.seek(0)
         try:
             next(csv.reader(self._row, delimiter=delimiter, strict=True))
@@ -240,13 +253,14 @@ class _RowLines:
     def _read(self) -> str:
         line = self._lines.readline(self._left)
         if not line:
+            self._is_at_end = True
             raise StopIteration
         if len(line) < self._left or line.endswith(("\n", "\r")):
             return line
         self.number += 1
         if not _skip_line(self._lines, ("\n", "\r")):
             raise _Endless(_ENDLESS)
-        raise csv.Error(f"it is longer than {MAX_CSV_ROW_CHARACTERS:,} characters (is a quotation mark not closed?)")
+        raise _TooLong(f"it is longer than {MAX_CSV_ROW_CHARACTERS:,} characters (is a quotation mark not closed?)")
 
 
 def _csv_records(file: Path, delimiter: str) -> Iterator[tuple[str, Record]]:
@@ -269,8 +283,10 @@ def _csv_records(file: Path, delimiter: str) -> Iterator[tuple[str, Record]]:
                 yield name, f"{name} {error}"
                 return
             except csv.Error as error:
-                yield name, f"{name} is not CSV: {error}"
-                continue
+                if not rows.has_long_value(error):
+                    yield name, f"{name} is not CSV: {error}"
+                    continue
+                values = [""]  # the quotation mark is told of below
             if not values:
                 continue
             if rows.has_open_quote(delimiter):

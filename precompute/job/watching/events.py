@@ -11,6 +11,7 @@ at any time: nothing else reads them.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -70,8 +71,10 @@ class Events:
             try:
                 # a pipe that nobody reads, or reads slowly, must not hold up a job
                 self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
+                self._is_torn = _is_torn(path)
             except OSError as error:
-                raise ConfigError(f"--events {path} cannot be written: {error.strerror}") from error
+                why = "nobody reads this pipe: start its reader first" if error.errno == errno.ENXIO else error.strerror
+                raise ConfigError(f"--events {path} cannot be written: {why}") from error
 
     @classmethod
     def of_task(cls, config: PrecomputeConfig) -> Events:
@@ -194,6 +197,16 @@ class Events:
             os.write(pointer, _line("elsewhere", {"file": str(file), "cache": cache, "host": socket.gethostname()}))
         finally:
             os.close(pointer)
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether a file ends within a line, as an earlier attempt leaves it on a full disk."""
+    if not path.is_file():
+        return False
+    with suppress(OSError), path.open("rb") as file:  # one that may be written and not read
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 1))
+        return file.read(1) not in (b"", b"\n")
+    return False
 
 
 def facts_of_task(config: PrecomputeConfig) -> dict[str, Any]:

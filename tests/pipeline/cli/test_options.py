@@ -94,11 +94,14 @@ def test_a_build_tells_what_its_trainings_log_unless_it_is_to_be_quiet(
         (progress or Progress.to_logger()).say("vae: step 1")
 
     monkeypatch.setattr(world_build, "build_world", build_world)
-    monkeypatch.setattr(lm_build, "build_lm", lambda *_, **__: None)
+    kept: list[Path] = []
+    monkeypatch.setattr(lm_build, "build_lm", lambda *_, scratch, **__: kept.append(scratch))
     quiet = run("worldlet", "build", tmp_path / "w", "-q", "--json")
     assert json.loads(quiet.stdout) == {"world": str(tmp_path / "w" / "world"), "lm": str(tmp_path / "w" / "lm")}
     assert quiet.stderr == ""
     assert run("worldlet", "build", tmp_path / "w").stderr == "vae: step 1\n"
+    run("worldlet", "build", tmp_path / "w", "--seed", 1)
+    assert kept[0] == kept[1] != kept[2]  # the same command goes on, that of another seed begins anew
 
 
 def test_a_wrong_value_is_said_of_the_flag_that_was_typed_or_of_the_file(tmp_path: Path) -> None:

@@ -109,6 +109,25 @@ def test_an_id_finds_the_image_of_this_name_or_number(tmp_path: Path, store: Lat
     )
 
 
+def test_the_file_of_an_id_is_looked_for_by_its_names_and_not_guessed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "photos", tmp_path
+    put(first / "1.JPG", 1)
+    put(first / "2.jpg", 2)
+    put(first / "2.png", 3)
+    put(second / "2.jpg", 4)
+    put(second / "3.webp", 5)
+
+    def no_list(*_: object) -> None:
+        raise AssertionError("a folder of 100,000 images would be listed for each of as many questions")
+
+    monkeypatch.setattr("os.scandir", no_list)
+    monkeypatch.setattr("os.listdir", no_list)
+    found = [find_file(name, [first, second]) for name in ("1", "2", "3", "4")]
+    assert [file and file.path for file in found] == [first / "1.JPG", None, second / "3.webp", None]
+
+
 def test_a_number_names_an_image_also_where_it_is_a_number_of_json(tmp_path: Path) -> None:
     row = {"question_id": 42001, "image_id": 42, "question": "where?", "multiple_choice_answer": "left"}
     (tmp_path / "annotations.json").write_text(json.dumps({"annotations": [row]}))

@@ -160,7 +160,12 @@ def test_a_short_training_is_saved_and_says_that_it_missed_the_gate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "score_lm", partial(score_lm, texts=300))
-    card = build_lm(tmp_path / "lm", minutes=0.02)
+    monkeypatch.setattr(build, "_SAVE_EVERY_S", 0.0)
+    card = build_lm(tmp_path / "lm", minutes=0.02, scratch=tmp_path / "scratch")
     assert card["gate"]["required"] == GATE
     assert not card["gate"]["passed"]  # a second is not enough, and the card says so
     AutoModelForCausalLM.from_pretrained(tmp_path / "lm")
+    saved = json.loads((tmp_path / "scratch" / "progress.json").read_text())
+    again = build_lm(tmp_path / "lm", minutes=0.04, scratch=tmp_path / "scratch")  # and is gone on with
+    assert again["train_steps"] >= saved["step"] >= card["train_steps"] - 1 > 0
+    assert again["cpu_seconds"] >= 2

@@ -49,6 +49,21 @@ def test_weights_with_an_adapter_or_scales_that_no_layer_would_take_are_refused(
         load_lm(lm)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"), [("lora_A.weight", "which the model has no place for"), ("weight", r"as whole numbers \(U8\)")]
+)
+def test_the_same_where_the_names_of_weights_are_those_of_a_model_without_its_head(
+    lm: Path, name: str, words: str
+) -> None:
+    file = lm / "model.safetensors"
+    tensors = {name.removeprefix("model."): tensor for name, tensor in load_file(file).items()}
+    save_file(tensors, file, {"format": "pt"})
+    load_lm(lm)
+    change(file, {f"layers.0.mlp.up_proj.{name}": torch.ones(64, 32, dtype=torch.uint8)})
+    with pytest.raises(ConfigError, match=rf"up_proj\.{name},? {words}"):
+        load_lm(lm)
+
+
 def test_the_same_of_a_world_model_while_weights_of_parts_it_does_not_have_are_left_out(world: Path) -> None:
     file = world / "transformer" / FILE
     change(file, {"sound_decoder.conv.weight": torch.ones(3)})

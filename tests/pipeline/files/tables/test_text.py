@@ -1,9 +1,14 @@
 """Rows of text tables come one by one, each with its place; a malformed one costs itself alone."""
 
+import csv
+import io
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from theworld.pipeline.errors import ConfigError
 from theworld.pipeline.files.tables import text as text_tables
@@ -48,6 +53,40 @@ def test_a_quotation_mark_that_is_not_closed_costs_its_row_alone(tmp_path: Path)
     assert [place for place, row in found if "a quotation mark in it is not closed" in row] == ["a.csv:2", "a.csv:7"]
     with pytest.raises(ConfigError, match=r"b.csv:1 is no row of column names: a quotation mark"):
         rows(tmp_path, "b.csv", 'image,"text\na.png,one\n')
+
+
+@pytest.mark.parametrize("rest", ["", " is it", "\n", '""\n', "\nc.png,three"])
+def test_a_last_row_that_was_cut_off_in_its_quotes_is_no_row(tmp_path: Path, rest: str) -> None:
+    [(_, whole), (place, cut), *others] = rows(tmp_path, "a.csv", f'image,text\na.png,"o\ne"\nb.png,"what{rest}')
+    assert (whole, place) == ({"image": "a.png", "text": "o\ne"}, "a.csv:4")
+    assert "a.csv:4 is not CSV: a quotation mark in it is not closed" in cut
+    assert others == [("a.csv:5", {"image": "c.png", "text": "three"})] * ("three" in rest)
+
+
+def test_of_many_rows_behind_an_open_quotation_mark_none_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than a value may have, so that the csv module gives up before the file ends."""
+    monkeypatch.setattr(text_tables, "MAX_ROW_BYTES", 1000)
+    rest = [f"{n}.png,text {n}" for n in range(200)]
+    (place, problem), *others = rows(tmp_path, "a.csv", "\n".join(["image,text", 'a.png,"one', *rest]))
+    assert (place, len(others)) == ("a.csv:2", 200)
+    assert "a quotation mark in it is not closed" in problem
+    assert others[-1] == ("a.csv:202", {"image": "199.png", "text": "text 199"})
+
+
+@given(st.text('ab",\n', max_size=60), st.lists(st.tuples(*[st.text('ab"\n, ')] * 2), min_size=1))
+def test_rows_come_in_order_whatever_the_text_and_what_csv_wrote_comes_back(
+    text: str, values: list[tuple[str, str]]
+) -> None:
+    with TemporaryDirectory() as folder:
+        found = rows(Path(folder), "a.csv", f"x,y\n{text}")
+        numbers = [int(place.split(":")[1]) for place, _ in found]
+        assert numbers == sorted(set(numbers))
+        written = io.StringIO(newline="")
+        csv.writer(written, lineterminator="\n").writerows([("x", "y"), *values])
+        read = [row for _, row in rows(Path(folder), "a.csv", written.getvalue())]
+        assert read == [{"x": x, "y": y} for x, y in values]
 
 
 def test_of_two_columns_of_one_name_the_first_keeps_it(tmp_path: Path) -> None:

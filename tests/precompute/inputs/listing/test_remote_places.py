@@ -221,12 +221,15 @@ def test_the_command_reads_a_url_and_a_home_that_no_shell_has_expanded(
     assert f"none of the 1 inputs of {URL}/empty can be read" in done.err
 
 
+MACOS = "Screenshot 3.04\u202fPM.png"
+
+
 def test_names_mean_in_a_bucket_what_they_mean_on_a_disk(server: S3Server, tmp_path: Path) -> None:
-    for at, name in enumerate(("a.png", "sub/b.png", "c#2.png", "d?f.png", "100%25.png")):
+    for at, name in enumerate(("a.png", "sub/b.png", "c#2.png", "d?f.png", "100%25.png", MACOS)):
         put(server, f"set/{name}", picture(at))
         (tmp_path / "set/sub").mkdir(parents=True, exist_ok=True)
         (tmp_path / "set" / name).write_bytes(picture(at))
-    named = ("./a.png", "sub//b.png", "sub/./b.png", "c#2.png", "100%25.png")
+    named = ("./a.png", "sub//b.png", "sub/./b.png", "c#2.png", "100%25.png", f"{URL}/set/{MACOS}")
     rows = "".join(json.dumps({"image": name}) + "\n" for name in named).encode()
     put(server, "set/list.jsonl", rows)
     (tmp_path / "set/list.jsonl").write_bytes(rows)

@@ -97,9 +97,17 @@ def test_events_that_cannot_be_written_are_told_of_and_harm_no_later_one(tmp_pat
     assert len(torn) == 10
 
 
+@pytest.mark.parametrize("torn", ["", '{"event": "begun"}\n', '{"event": "begun"}\n{"eve'])
+def test_events_of_a_second_attempt_do_not_go_on_in_a_line_of_the_first(tmp_path: Path, torn: str) -> None:
+    (tmp_path / "events.jsonl").write_text(torn)
+    Events(tmp_path / "events.jsonl").write("begun")
+    *before, begun = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert (before, json.loads(begun)["event"]) == (torn.splitlines(), "begun")
+
+
 def test_a_pipe_that_nobody_reads_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ConfigError, match="pipe cannot be written"):
+    with pytest.raises(ConfigError, match="pipe cannot be written: nobody reads this pipe"):
         Events(tmp_path / "pipe")
 
 

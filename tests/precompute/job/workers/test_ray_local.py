@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.behaviour.hosts import why_not
+from tests.behaviour.cluster.hosts import why_not
 from tests.patience import patience
 from tests.permissions import as_another_user, open_folder
 from theworld.pipeline.errors import ConfigError
