@@ -47,6 +47,11 @@ def changed_by_a_tool(content: bytes) -> str | None:
     """What another program has made of a text file of ours, and how to have it back; None where nothing shows it."""
     if content.startswith(LFS_POINTER):
         return "it is a Git LFS pointer in place of the file. `git lfs pull` in its folder fetches it"
+    if content[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return (
+            "it is a page of HTML in place of the file, such as a login page or the error of a server. Fetch it again, "
+            "and look at what lies between here and the server"
+        )
     if b"\r\n" in content:
         return (
             "its line ends were changed, as Git does (core.autocrlf) or a copy as text: copy the store again, byte for "

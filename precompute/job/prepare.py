@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from ...pipeline.errors import ConfigError, Interrupted
 from ...pipeline.files.hash_cache import HashCache
-from ...pipeline.files.places.local import place_of
+from ...pipeline.files.places.local import place_of, url_of
 from ...pipeline.files.places.local_copy import machine_folder
 from ...pipeline.latents.kinds import KINDS as TRAITS
 from ...pipeline.latents.recipe import Recipe
@@ -223,8 +223,9 @@ def require_usable(listing: Listing, place: Path | None) -> None:
         return
     reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(bad.reason for bad in refused).items())
     first = "".join(f"\n  {printable(failure.message)}" for failure in first_failures(refused, MAX_NAMES))
+    shown = place if place is None else url_of(place) or place
     raise ConfigError(
-        f"none of the {len(refused):,} inputs of {place} can be read ({reasons}), and nothing was made. "
+        f"none of the {len(refused):,} inputs of {shown} can be read ({reasons}), and nothing was made. "
         f"The first:{first}"
     )
 

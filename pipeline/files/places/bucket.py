@@ -7,7 +7,6 @@ puts a token of its own beside the object, so it knows its own work again where 
 from __future__ import annotations
 
 import secrets
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -179,13 +178,20 @@ class Bucket(Place):
         return self._entry(meta)
 
     def entries(self, folder: str, *, deep: bool = False) -> Iterator[Entry]:
-        """The objects of a folder, in no order; nothing where there is none."""
+        """The objects of a folder, in no order; nothing where there is none. Those of all depths come page by page."""
         if deep:
-            return iter(self.entries_within(folder, sys.maxsize) or ())
+            return self._pages(folder)
         listed: list[Any] = self._call(
             "list", folder, lambda obs, store, key: obs.list_with_delimiter(store, key or None)["objects"]
         )
         return map(self._entry, listed)
+
+    def _pages(self, folder: str) -> Iterator[Entry]:
+        pages: Iterator[list[Any]] = self._call(
+            "list", folder, lambda obs, store, key: iter(obs.list(store, key or None, chunk_size=1000))
+        )
+        while (page := self._call("list", folder, lambda obs, store, key: next(pages, None))) is not None:  # noqa: ARG005
+            yield from map(self._entry, page)
 
     def entries_within(self, folder: str, most: int) -> list[Entry] | None:
         """The objects of a folder and of those below it; None where there are more than `most`."""

@@ -27,6 +27,10 @@ _REGION = {
     "IllegalLocationConstraintException",
     "TemporaryRedirect",
 }
+_NO_ROOM = {
+    "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage", "StorageFull",
+}  # fmt: skip
+_ARCHIVED = {"InvalidObjectState", "BlobArchived"}
 _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
 _REASONS = {
     "dns error": "its name is not known",
@@ -72,7 +76,7 @@ def status_of(error: Exception) -> int | None:
 def summary(error: Exception) -> str:
     """The error in one line, without what only the library's authors read."""
     whole = str(error)
-    text = re.sub(r": <\?xml.*|\?\S*", "", whole.partition("\n")[0])  # a query may hold a signature
+    text = re.sub(r": <[?!\w].*|\?\S*", "", whole.partition("\n")[0])  # a query may hold a signature
     text = re.sub(r"Generic \w+ error: | in [\d.]+[mµn]?s\b|, after \d+ retries|, \w+: [\w.]+", "", text)
     code = _CODE.search(whole)
     reasons = [code[1]] if code else [reason for sign, reason in _REASONS.items() if sign in whole]
@@ -119,6 +123,16 @@ def refusal(
         return Refusal(
             f"there is no bucket {bucket} at {endpoint}",
             f"Make it, or correct its name, or the endpoint ({ENDPOINTS[scheme][0]})",
+        )
+    if status == 507 or code in _NO_ROOM:
+        return Refusal(
+            f"it has no room left, or the quota is used up ({answer})",
+            "Make room, or have the quota raised; then run the same command again: whatever was committed so far stays",
+        )
+    if code in _ARCHIVED:
+        return Refusal(
+            f"the object is in an archive, which nothing is read from ({answer})",
+            "Have the objects restored (S3: restore-object; Azure: set-tier), or copied to a class that is read",
         )
     if status == 401 or code in _BAD_KEYS:
         return Refusal(f"it refuses the credentials ({answer})", f"Check {KEYS[scheme]}")

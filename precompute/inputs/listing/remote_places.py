@@ -60,9 +60,9 @@ def _braces(url: str, root: Root, kind: Kind, column: str | None, fields: Fields
 
 def _listed(root: Root, folder: str, url: str) -> dict[str, FileFacts]:
     facts_by_name: dict[str, FileFacts] = {}
-    for file in remote_files(root, folder):
+    for count, file in enumerate(remote_files(root, folder), 1):  # names that come again count, too: it must end
         facts_by_name[file.name] = file.facts
-        if len(facts_by_name) > MAX_ROWS:
+        if count > MAX_ROWS:
             raise ConfigError(
                 f"{url} holds more than {MAX_ROWS:,} files. Name a folder inside it, or put them into tars"
             )

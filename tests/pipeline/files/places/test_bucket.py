@@ -230,6 +230,8 @@ def test_a_server_that_cannot_keep_a_store_is_refused_before_anything_is_made(
         (403, "InvalidAccessKeyId", "refuses the credentials", "AWS_ACCESS_KEY_ID"),
         (403, "AccessDenied", "does not allow this", "Give these credentials the rights to list"),
         (403, "RequestTimeTooSkewed", "clock of this machine", "Set it"),
+        (403, "QuotaExceeded", "no room left, or the quota is used up", "Make room"),
+        (403, "InvalidObjectState", "in an archive", "restore-object"),
         (404, "NoSuchBucket", "there is no bucket latents", "Make it"),
         (301, "PermanentRedirect", "in another region", "AWS_REGION"),
         (400, "AuthorizationHeaderMalformed", "in another region", "AWS_REGION"),
@@ -255,6 +257,15 @@ def test_a_refusal_is_one_message_at_once_and_says_what_to_do(
         assert len(server.asked) == 1, "asked again"
 
 
+def test_a_disk_that_is_full_behind_the_bucket_is_told_from_a_network_that_fails(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket_clients, "RETRIES", dict.fromkeys(("many", "few", "one"), (0, 1.0)))
+    server.faults.refusal = (507, "XMinioStorageFull")
+    with pytest.raises(StoreError, match=r"no room left.*507 XMinioStorageFull.*Make room"):
+        Bucket(URL).replace("name", b"")
+
+
 @pytest.mark.parametrize("odd", ["commits//a", "commits/./a", "commits/a\tb", "commits/a\nb"])
 def test_an_object_that_no_listing_gets_past_is_named_with_what_to_do(
     server: S3Server, bucket: Bucket, odd: str
@@ -263,7 +274,6 @@ def test_an_object_that_no_listing_gets_past_is_named_with_what_to_do(
     with pytest.raises(StoreError, match="Rename or remove that object") as caught:
         names(bucket)
     assert repr(f"some/folder/{odd}") in str(caught.value)
-
 
 
 def test_who_is_refused_is_told_the_rights_that_are_needed_and_the_reason_that_an_answer_to_head_cannot_hold(
@@ -386,3 +396,13 @@ def test_without_encryption_only_this_machine_is_asked(server: S3Server) -> None
     elsewhere = {**server.variables(), "AWS_ENDPOINT_URL_S3": "http://192.0.2.1:9000"}
     with environment(elsewhere), pytest.raises(StoreError, match="AWS_ALLOW_HTTP"):
         Bucket(URL).read("name", 9)
+
+
+def test_a_listing_is_handed_on_page_by_page(server: S3Server, bucket: Bucket) -> None:
+    server.objects |= {f"some/folder/{at:05}": Stored(b"", {}, 1.7e9) for at in range(5000)}
+    server.page = 1000
+    entries = bucket.entries("", deep=True)
+    assert server.asked == []
+    assert next(iter(entries)).name == "00000"
+    assert server.asked.count("LIST some/folder/") < 4, "a bucket of a hundred million objects is never held at once"
+    assert len(list(entries)) == 4999

@@ -90,7 +90,9 @@ def test_what_another_tool_has_made_of_a_file_is_named_with_how_to_have_it_back(
 def test_a_description_that_git_or_an_editor_has_changed_says_so(store: LatentStore) -> None:
     path = store.path / "theworld.json"
     content = path.read_bytes()
-    for changed, said in ((content.replace(b"\n", b"\r\n"), "core.autocrlf"), (b"\xef\xbb\xbf" + content, "editor")):
+    page = b"<!DOCTYPE html>\r\n<html><body>Please log in</body></html>"
+    crlf, marked = content.replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + content
+    for changed, said in ((crlf, "core.autocrlf"), (marked, "editor"), (page, "a page of HTML")):
         path.write_bytes(changed)
         with pytest.raises(TheWorldError, match=said):
             open_store(store.path)

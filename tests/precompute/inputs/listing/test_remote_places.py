@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from PIL import Image
 
 from theworld.pipeline.errors import ConfigError, StoreError
 from theworld.pipeline.files.hash_cache import HashCache
+from theworld.pipeline.files.places.bucket import Bucket
+from theworld.pipeline.files.places.place import Entry
+from theworld.precompute.inputs.listing import remote_places
 from theworld.precompute.inputs.listing.inputs import Listing, list_inputs
 from theworld.precompute.rollout.kinds import KINDS
 
@@ -212,6 +216,9 @@ def test_the_command_reads_a_url_and_a_home_that_no_shell_has_expanded(
     for place in (f"{URL}/photos", "~/photos"):
         done = theworld("precompute", place, "--cache", tmp_path / "cache", "--in-process", "--dry-run")
         assert (done.code, "1 rollout" in done.err) == (0, True), done.err
+    put(server, "empty/a.png", b"")
+    done = theworld("precompute", f"{URL}/empty", "--cache", tmp_path / "cache", "--in-process", "--dry-run")
+    assert f"none of the 1 inputs of {URL}/empty can be read" in done.err
 
 
 MACOS = "Screenshot 3.04\u202fPM.png"
@@ -242,3 +249,12 @@ def test_a_row_with_a_url_that_no_bucket_is_asked_for_costs_itself_alone(
     assert len(listing.samples) == 1
     [failure] = listing.refused
     assert "no part of a URL may be empty" in failure.message
+
+
+@pytest.mark.usefixtures("server")
+def test_a_listing_that_repeats_itself_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_places, "MAX_ROWS", 50)
+    again = (Entry("a.png", 1, 1, 1.0) for _ in count())
+    monkeypatch.setattr(Bucket, "entries", lambda *_, **__: again)
+    with pytest.raises(ConfigError, match="holds more than 50 files"):
+        listed(URL)
