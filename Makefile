@@ -63,7 +63,7 @@ evidence2: $(VENV)/.installed  ## the second study, docs/hypotheses2.md; a day o
 	    --labels 250,1000,4000 --curve frozen,one,rollout,hidden16,true --seeds 5 --out evidence2
 
 OPEN := open
-ARMS_OPEN := frozen,rollout,one,draws,regression,true
+ARMS_OPEN := frozen,rollout,one,draws,regression,true,true_draws
 ROLL_OPEN = $(BIN)/theworld precompute $(OPEN)/bench/images --steps 8
 
 evidence-open: $(VENV)/.installed  ## worlds, stores and readers of the open family, docs/benchmark.md; three CPU hours, goes on where it stopped

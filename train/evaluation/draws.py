@@ -165,9 +165,14 @@ def require_drawn_arm(arm: Arm, steps: int, draws: int) -> None:
     if arm.kind not in ("rollout", "last") or not steps or draws < 1:
         input_text = f"{steps} steps of the arm {arm.name}"
         raise ConfigError(
-            f"--draws {draws} averages over futures of the rollout, and {input_text} show none. Leave out --draws, or "
-            "ask a run that was trained on rollouts, of 1 step or more"
+            f"--draws {draws} averages over futures of the rollout, and {input_text} show none. Leave out --draws, "
+            "show it rollouts (evaluate --shown rollout), or ask a run that was trained on rollouts, of 1 step or more"
         )
+
+
+def arm_of_answers(trained: Arm) -> Arm:
+    """What draws show to a run. One that was trained on true futures is shown rollouts, as where a future is unknown."""
+    return Arm("rollout", "rollout") if trained.kind == "true" else trained
 
 
 Answering = Callable[[LatentDataset], list[Response]]
@@ -309,7 +314,7 @@ def ask_draws(
     """
     progress = progress or Progress.to_logger()
     steps = loaded.meta.reader.num_world_steps if steps is None else steps
-    arm = arm_of_run(loaded.meta.config)
+    arm = arm_of_answers(arm_of_run(loaded.meta.config))
     require_drawn_arm(arm, steps, draws)
     require_steps(loaded, arm.stored_steps(loaded.meta.recipe), steps)
     read_asked(loaded, question, choices, writing).require_room(loaded, steps)

@@ -56,7 +56,7 @@ class ArmTable(_Table):
     futures: StorePath | None = None
     """Of true futures, for arms that show them."""
     draws: Annotated[int, Field(ge=2, le=256)] | None = None
-    """Answers are averaged over so many draws; the training reads one."""
+    """Answers are averaged over so many draws; the training reads one, or the true future where the arm shows that."""
     draws_store: StorePath | None = None
     """Of kind samples, where the draws are."""
     train: dict[str, Any] = Field(default_factory=dict[str, Any])

@@ -12,7 +12,7 @@ from ...pipeline.store.folder import LatentStore, open_store
 from ..data.arms import open_arm, parse_arm
 from ..data.batches import check_answers
 from ..data.limits import questions_that_fit
-from ..evaluation.draws import require_drawn_arm, require_draws_of
+from ..evaluation.draws import arm_of_answers, require_drawn_arm, require_draws_of
 from ..language.lm import load_tokenizer_only
 from ..language.weights import find_weights
 from ..questions.readers import digest_of
@@ -144,7 +144,7 @@ def _check_draws(study: Study, name: str, store: LatentStore) -> None:
         return
     settings = study.settings_of(name)
     steps = store.recipe.rollout_steps if settings.steps is None else settings.steps
-    require_drawn_arm(study.arm_of(name), steps, table.draws)
+    require_drawn_arm(arm_of_answers(study.arm_of(name)), steps, table.draws)
     draws_store = open_store(table.draws_store, check_sizes=True)
     require_draws_of(store.recipe, f"the arm {name}", draws_store, table.draws, steps=steps)
     questions = read_questions(settings.questions, columns=settings.columns, max_bad=settings.max_bad)

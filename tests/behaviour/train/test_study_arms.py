@@ -125,6 +125,19 @@ def test_an_arm_of_draws_averages_them_and_its_curve_is_in_the_results(results: 
         assert points[-1]["accuracy"] == pytest.approx(row["value"])
 
 
+def test_an_arm_may_learn_from_true_futures_and_answer_from_draws(place: Path, tmp_path: Path) -> None:
+    arms = {"drawn": {"shows": "true", "draws": 3, "draws_store": place / "draws"}}
+    plan = study(place, tmp_path, arms=("true", "drawn"), table=table(place, arms=arms, hypotheses={}))
+    futures = plan.settings.model_copy(update={"futures": str(place / "futures")})
+    run_study(dataclasses.replace(plan, settings=futures, seeds=1), jobs=1)
+    learned, drawn = (
+        json.loads((tmp_path / "units" / f"{arm}-labels8-seed0.json").read_text()) for arm in ("true", "drawn")
+    )
+    assert drawn["train"]["last_loss"] == learned["train"]["last_loss"]
+    assert set(drawn["agreement"]["test"]) <= {1 / 3, 2 / 3, 1.0}
+    assert not learned["agreement"]
+
+
 def test_without_draws_the_answers_of_the_highest_probability_come_first(results: dict[str, Any]) -> None:
     unit = json.loads((results["out"] / "units" / "better-labels8-seed0.json").read_text())
     confidence = unit["confidence"]["test"]
