@@ -70,6 +70,7 @@ OF_OTHERS = {
     ),
     "precompute.inputs.listing.containers:_add_tar": "hands a tar to the reader of `tars`",
     "precompute.inputs.decoding_process:_limit": "the kernel's",
+    "precompute.job.watching.events:_is_torn": "its last byte, whatever it is",
     "precompute.job.workers.ray_local:_sweep": "folders that theworld's own processes left behind",
     "precompute.preview.answer_cards:AnswerPictures._input": "decode_image, as of `images`",
     "precompute.preview.latent_decoder:LatentDecoder.load": "Autoencoder loading, as of `worlds: weights`",

@@ -225,7 +225,8 @@ def test_an_arm_that_a_file_states_has_a_color_of_its_own_on_the_page(results: d
     arms = ["rollout", "frozen", "noise", "shuffled", "true", "one", "two", "three", "four", "five", "six", "seven"]
     study = {"study": {**results["study"], "arms": arms}}
     assert len({page_color_of(study, arm) for arm in arms}) == len({plot_color_of(study, arm) for arm in arms}) == 12
-    assert all(f".c{page_color_of(study, arm)} {{" in STYLE for arm in arms)
+    more = {"study": {**results["study"], "arms": [*arms, "eight"]}}  # than there are colors
+    assert all(f".c{page_color_of(more, arm)} {{" in STYLE for arm in more["study"]["arms"])
 
 
 def test_arms_that_a_file_states_can_be_told_apart_without_color(results: dict[str, Any]) -> None:
