@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import TheWorldError
+from ..errors import ConfigError, TheWorldError
 from ..streams import secure_streams
 from .ask import ask
 from .cache.commands import cache_app
@@ -77,6 +77,7 @@ def main() -> None:
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
         reconfigure(errors="surrogateescape")  # a path that is not UTF-8 goes out as it came in
     try:
+        _require_working_folder()
         app()
     except TheWorldError as error:
         from ..progress import print_error
@@ -104,6 +105,14 @@ def main() -> None:
             sys.exit(1)
         print_lines(*traceback.format_exc().rstrip("\n").split("\n"), err=True)
         sys.exit(1)
+
+
+def _require_working_folder() -> None:
+    """Refuse a folder that was removed: relative paths mean nothing there, and torch ends the process without a word."""
+    try:
+        os.getcwd()  # noqa: PTH109 - before pathlib is needed
+    except OSError as error:
+        raise ConfigError(f"the working folder cannot be used ({error.strerror}). Change to one that is there") from error
 
 
 _FIT = {

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,16 @@ def test_a_disk_that_is_full_is_one_message_that_names_the_file(tmp_path: Path) 
     assert done.stderr.splitlines()[-1].startswith("error: out/"), done.stderr
     assert "File too large" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_working_folder_that_was_removed_is_one_message_too(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    with chdir(gone):
+        gone.rmdir()
+        done = theworld("precompute", "photos")
+    assert done.code == 2
+    assert "working folder cannot be used" in done.err
 
 
 def test_what_is_not_a_store_has_an_exit_code_of_its_own(tmp_path: Path) -> None:
