@@ -108,11 +108,13 @@ def main() -> None:
 
 
 def _require_working_folder() -> None:
-    """Refuse a folder that was removed: relative paths mean nothing there, and torch ends the process without a word."""
+    """Refuse a folder that was removed: no relative path means anything there, and torch ends the process."""
     try:
         os.getcwd()  # noqa: PTH109 - before pathlib is needed
     except OSError as error:
-        raise ConfigError(f"the working folder cannot be used ({error.strerror}). Change to one that is there") from error
+        raise ConfigError(
+            f"the working folder cannot be used ({error.strerror}). Change to one that is there"
+        ) from error
 
 
 _FIT = {

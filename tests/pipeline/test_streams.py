@@ -55,9 +55,8 @@ def test_a_result_that_cannot_be_written_is_an_error_in_words(cache: Path) -> No
 def test_a_reader_of_the_result_that_has_read_enough_is_no_error(cache: Path) -> None:
     reader, result = os.pipe()
     os.close(reader)
-    done = subprocess.run(
-        [*COMMAND, "info", cache], stdout=result, stderr=subprocess.PIPE, timeout=120, env=ENVIRONMENT
-    )
+    command = [*COMMAND, "info", cache]
+    done = subprocess.run(command, stdout=result, stderr=subprocess.PIPE, timeout=120, env=ENVIRONMENT)
     os.close(result)
     assert (done.returncode, done.stderr) == (1, b"")
 

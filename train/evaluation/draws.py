@@ -171,7 +171,7 @@ def require_drawn_arm(arm: Arm, steps: int, draws: int) -> None:
 
 
 def arm_of_answers(trained: Arm) -> Arm:
-    """What draws show to a run. One that was trained on true futures is shown rollouts, as where a future is unknown."""
+    """What draws show to a run: rollouts, also to one that was trained on true futures."""
     return Arm("rollout", "rollout") if trained.kind == "true" else trained
 
 
