@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 from collections.abc import Sequence
@@ -31,14 +30,9 @@ from theworld.train.runs.folder import LoadedRun, save_run
 from theworld.train.runs.meta import METRICS
 
 from .build import Device, Parts, find_run, one_device, parts_of_run, parts_untrained, require_settings, with_revision
+from .generation import generation_options
 from .processor import Picture, Processor, keys_of_pixels, latent_spec_of
 from .tied_weights import name_weights_once
-
-_log = logging.getLogger(__name__)
-
-_MAX_NEW_TOKENS = 16
-_NO_EFFECT: dict[str, Any] = {"num_beams": 1, "num_return_sequences": 1, "use_cache": True}
-"""Arguments of transformers' `generate` that ask for nothing with these values."""
 
 
 class TheWorld(Reader):
@@ -257,33 +251,16 @@ class TheWorld(Reader):
                 f"generate takes what processor(text=…, images=…) returns, by name: generate(**inputs), got "
                 f"{type(input_ids).__name__}"
             )
-        if "max_length" in options:
-            raise ConfigError("max_length would count the world tokens, too: pass max_new_tokens")
-        options = {
-            name: value for name, value in options.items() if value is not None and _NO_EFFECT.get(name) != value
-        }
         named = {"max_new_tokens": max_new_tokens, "do_sample": do_sample, "temperature": temperature, "top_p": top_p}
-        if generation_config is not None:
-            named = {
-                name: getattr(generation_config, name) if value is None else value for name, value in named.items()
-            }
-            options["generation_config"] = generation_config
-        drawn = bool(named["do_sample"])
-        if drawn and named["temperature"] == 0:
-            raise ConfigError("temperature=0 with do_sample=True: leave out do_sample to take the likeliest token")
-        if not drawn and any(named[name] not in (None, 0, 1) for name in ("temperature", "top_p")):
-            _log.warning("temperature and top_p have no effect without do_sample=True")
+        how = generation_options(named, generation_config, options)
         text = self._inputs(input_ids, attention_mask, images, input_pixels, keys, {"latents": latents})
         return super().generate(
             **text,
             pixel_values=None if pixel_values is None else pixel_values.to(self.device),
             num_world_steps=num_world_steps,
             end_id=sorted(self._parts().lm.end_ids),
-            max_new_tokens=named["max_new_tokens"] or _MAX_NEW_TOKENS,
-            temperature=(named["temperature"] or 1.0) if drawn else 0.0,
-            top_p=1.0 if named["top_p"] is None else named["top_p"],
             seed=int(torch.randint(2**31, (1,))) if seed is None else seed,
-            **options,
+            **how,
         )
 
     def _inputs(
