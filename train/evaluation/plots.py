@@ -155,7 +155,6 @@ def abstention_figure(runs: Named, kind: str) -> Html:
         f"Accuracy of {kind} questions by the share that is answered, by run",
         curves,
         x_label="share of questions answered",
-        x_name="{:.2f}".format,
         y_range=None,
     )
 

@@ -30,6 +30,7 @@ DASHES: tuple[tuple[int, ...], ...] = ((9, 3), (2, 3), (9, 3, 2, 3), (14, 4), (5
 """Dashes and gaps of a line without dots, in the same order."""
 _WIDTH = 360
 _NAME = 36  # letters of a name beside a bar
+_LEAST_SPAN = 0.05  # of an axis of shares: smaller differences are not to look large
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +177,9 @@ def plot(
     """Curves over a common axis, their names below.
 
     Args:
-        x_ticks: where the axis has numbers; None takes five even ones.
+        x_ticks: where the axis has numbers; None takes round ones.
         linear_to: x of a logarithmic axis below which it turns linear, so that 0 has a place on it.
-        y_range: of the axis; None takes what the points need.
+        y_range: of the axis; None takes what the points need, between round numbers.
     """
 
     def scale(x: float) -> float:
@@ -189,7 +190,8 @@ def plot(
     left, right = min(xs), max(xs)
     margin = 0.04 * (right - left or 1.0)
     left, right = left - margin, right + margin
-    bottom, top = y_range or (min(ys) - 0.03, max(ys) + 0.03)
+    heights = _round_ticks(*(y_range or (min(ys), max(ys))), span=_LEAST_SPAN)
+    bottom, top = heights[0], heights[-1]
 
     def x_at(x: float) -> str:
         return f"{42 + 310 * (scale(x) - left) / (right - left):.1f}"
@@ -221,13 +223,10 @@ def plot(
             "dashes": "" if curve.dots or ink < _ROUND else " ".join(map(str, DASHES[ink - _ROUND])),
         }
 
-    step = (top - bottom) / 4
-    y_ticks = [
-        {"at": y_at(y), "text_at": f"{float(y_at(y)) + 4:.1f}", "name": f"{y:.2f}".removesuffix("0")}
-        for y in (bottom + step * number for number in range(5))
-    ]
+    y_ticks = [{"at": y_at(y), "text_at": f"{float(y_at(y)) + 4:.1f}", "name": f"{y:g}"} for y in heights]
     if x_ticks is None:
-        x_ticks = [min(xs) + (max(xs) - min(xs)) * number / 4 for number in range(5)] if max(xs) > min(xs) else xs[:1]
+        inside = [x for x in _round_ticks(min(xs), max(xs)) if min(xs) <= x <= max(xs)] if max(xs) > min(xs) else []
+        x_ticks = inside if len(inside) > 1 else sorted({min(xs), max(xs)})
     return render(
         _PLOT,
         title=title,
@@ -249,6 +248,19 @@ def _named(bar: Bar, y: int) -> dict[str, object]:
         "mid": f"{y + 23.5}",
         "bottom": f"{y + 28}",
     }
+
+
+def _round_ticks(low: float, high: float, *, span: float = 0.0) -> list[float]:
+    """Three to seven round numbers, of which the first is not above `low` and the last not below `high`.
+
+    Args:
+        span: the least that they lie apart together, about; needed where `low` may be `high`.
+    """
+    least = max(high - low, span) / 5
+    power = 10.0 ** math.floor(math.log10(least))
+    step = next(power * times for times in (1, 2, 5, 10, 20) if power * times >= least * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [float(f"{step * number:.9g}") for number in range(min(first, last - 2), last + 1)]
 
 
 def _radius(point: Point) -> float:

@@ -111,7 +111,6 @@ def break_even_figure(results: Results) -> Html:
         "Accuracy against the share of futures that end correctly",
         curves,
         x_label="share of futures shown that end correctly",
-        x_name="{:.2f}".format,
         y_range=None,
     )
 
@@ -151,7 +150,7 @@ def abstention_figure(results: Results) -> Html:
         return Html("")
     title = "Temporal accuracy against the share of questions answered"
     label = "coverage: share answered, the most certain first"
-    return plot(title, title, curves, x_label=label, x_name="{:.1f}".format, y_range=None)
+    return plot(title, title, curves, x_label=label, y_range=None)
 
 
 def gains_figure(results: Results) -> Html:
