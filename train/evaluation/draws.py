@@ -165,8 +165,8 @@ def require_drawn_arm(arm: Arm, steps: int, draws: int) -> None:
     if arm.kind not in ("rollout", "last") or not steps or draws < 1:
         input_text = f"{steps} steps of the arm {arm.name}"
         raise ConfigError(
-            f"--draws {draws} averages over futures of the rollout, and {input_text} show none. Leave out --draws, "
-            "show it rollouts (evaluate --shown rollout), or ask a run that was trained on rollouts, of 1 step or more"
+            f"--draws {draws} averages over futures of the rollout, and {input_text} show none. Leave out --draws, or "
+            "ask a run that was trained on rollouts or true futures, of 1 step or more"
         )
 
 

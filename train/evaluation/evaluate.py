@@ -18,7 +18,7 @@ from ..questions.readers import digest_of, place_of
 from ..questions.record import select_split
 from ..runs.meta import versions
 from .answer import check_steps
-from .draws import DrawnResponses, RollOutDraws, answer_draws, require_drawn_arm
+from .draws import DrawnResponses, RollOutDraws, answer_draws, arm_of_answers, require_drawn_arm
 from .own_words import RULES
 from .price import price_of_arm
 from .results.counting import count_predictions, prediction_of, single_draw_accuracy
@@ -105,7 +105,8 @@ def evaluate_shown(
         progress=progress,
     )
     meta, trained_arm, file = session.loaded.meta, session.trained_arm, session.questions_file
-    arms_shown = [_can_be_shown(parse_arm(arm or trained_arm), trained_arm, run) for arm in arms]
+    own = parse_arm(trained_arm) if draws is None else arm_of_answers(parse_arm(trained_arm))
+    arms_shown = [_can_be_shown(parse_arm(arm) if arm else own, trained_arm, run) for arm in arms]
     recipe = session.store.recipe
     stored_steps = parse_arm(trained_arm).stored_steps(recipe) if draws is None else recipe.steps_of_a_draw
     steps = check_steps(session.loaded, stored_steps, steps, session.progress)

@@ -42,7 +42,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_mini_draws(folder / "samples")
     sizes = {"train_steps": 60, "learning_rate": 5e-3, **SMALL_TRAINING}
     where = {"store": folder / "rollouts", "questions": folder / "questions.jsonl", "lm": str(folder / "lm")}
-    for arm in ("rollout", "frozen"):
+    sizes["futures"] = folder / "futures"
+    for arm in ("rollout", "frozen", "true"):
         train(TrainConfig.model_validate({**where, **sizes, "arm": arm, "out": folder / arm}))
     return folder
 
@@ -61,6 +62,15 @@ def test_a_draw_of_a_store_is_frame_0_and_the_frames_of_that_draw(place: Path) -
         assert torch.equal(read, whole[[1, 0]][:, :, frames])
         copied = copy.copy(DrawLatents(store, draw=draw, keys=store.keys[:2], rollout_steps=2))
         assert torch.equal(copied.read([1, 0]), read)
+
+
+def test_a_run_that_learned_from_true_futures_answers_from_draws(place: Path, drawn: Evaluation) -> None:
+    found = evaluate(place / "true", store=place / "samples", draws=3, device="cpu")
+    assert (found.trained_arm, found.arm, found.draws) == ("true", "rollout", 3)
+    assert {p.agreement for p in found.predictions} <= {1 / 3, 2 / 3, 1.0}
+    assert [p.key for p in found.predictions] == [p.key for p in drawn.predictions]
+    with pytest.raises(ConfigError, match=r"2 steps of the arm true show none"):
+        evaluate(place / "true", arm="true", store=place / "samples", draws=2, steps=2, device="cpu")
 
 
 def test_probabilities_are_the_mean_over_draws_and_agreement_is_the_share_that_say_the_answer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +30,7 @@ def test_an_axis_of_shares_has_a_few_even_numbers_around_its_points_and_none_abo
     assert numbers[-1] <= 1
     assert numbers[0] <= min(heights) + 1e-6
     assert numbers[-1] >= max(heights) - 1e-6
-    steps = {round(b - a, 6) for a, b in zip(numbers, numbers[1:], strict=False)}
+    steps = {round(b - a, 6) for a, b in pairwise(numbers)}
     assert len(steps) == 1
     assert f"{steps.pop():.0e}"[0] in "125"
 
