@@ -18,8 +18,9 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple, cast
 
 from ..errors import DamagedShardError
+from ..files.changed import changed_by_a_tool
 from ..files.places.place import Place
-from ..files.sealed import changed_by_a_tool, unseal
+from ..files.sealed import unseal
 from ..latents.keys import is_key
 from .log_files import log_files, missing_or_unreadable
 from .records import damaged

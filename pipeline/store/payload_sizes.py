@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import DamagedShardError
+from ..files.changed import LFS_POINTER, changed_by_a_tool
 from ..files.places.place import Place
-from ..files.sealed import LFS_POINTER, changed_by_a_tool
 from .records import unreadable
 
 _POINTER_BYTES = 1000

@@ -24,8 +24,8 @@ from ...errors import TheWorldError
 from ...machine import is_out_of_memory
 from ...messages import name_some, printable
 from .. import limits
+from ..changed import LFS_POINTER
 from ..plain import open_file, read_json
-from ..sealed import LFS_POINTER
 from .gguf_header import check_gguf
 from .tokenizer_json import check_tokenizer_json
 from .weight_checks import RefusedError, check_left_out, check_number_types, check_weight_files

@@ -9,8 +9,6 @@ from ...credentials import hide_passwords
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,80})</Code>")
-_NO_PATH = re.compile(r'invalid path: .*?Path "(.*?)"(?: contained|: Encountered)', re.DOTALL)
-"""What obstore says of an object in a listing whose name it does not take; it gives up the whole page."""
 _METADATA = (
     "169.254.169.254", "169.254.170.2", "fd00:ec2::254", "metadata.google.internal", "computeMetadata",
     "/latest/api/token", "/latest/meta-data", "/metadata/identity",
@@ -149,9 +147,9 @@ def refusal(
         )
     if status is not None and 400 <= status < 500 and status not in _AGAIN and (status != 404 or code not in _MISSING):
         return Refusal(f"it refuses the request ({answer})", "Check the URL, the region and the endpoint")
-    if (name := _NO_PATH.search(text)) is not None:
+    if (name := _name_not_taken(text)) is not None:
         return Refusal(
-            f"an object there has the name {name[1]!r}, and no name may have an empty part (//), a part `.` or `..`, "
+            f"an object there has the name {name!r}, and no name may have an empty part (//), a part `.` or `..`, "
             "or a control character: no listing gets past it",
             "Rename or remove that object, or name a folder or objects beside it",
         )
@@ -163,3 +161,10 @@ def refusal(
 
 
 _MISSING = {"", "NoSuchKey", "BlobNotFound", "NotFound"}
+
+
+def _name_not_taken(text: str) -> str | None:
+    """The object of a listing whose name obstore does not take, by what it says; it gives up the whole page."""
+    name = text.partition("invalid path: ")[2].partition('Path "')[2]
+    ends = [at for end in ('" contained', '": Encountered') if (at := name.find(end)) >= 0]
+    return name[: min(ends)] if ends else None

@@ -14,8 +14,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from ...errors import DamagedShardError
+from ...files.changed import changed_by_a_tool
 from ...files.places.place import Place
-from ...files.sealed import changed_by_a_tool
 from ...latents.keys import KEY_DIGITS, is_key
 from ..records import damaged, unreadable
 from .packed_keys import Keys, is_in, pack_keys, unpack_keys

@@ -22,8 +22,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from ...errors import DamagedShardError
+from ...files.changed import changed_by_a_tool
 from ...files.places.place import Place
-from ...files.sealed import changed_by_a_tool
 from ...latents.keys import is_key
 from ..log_files import log_files, missing_or_unreadable
 from ..records import damaged
