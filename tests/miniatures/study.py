@@ -83,8 +83,12 @@ def save_mini_study(
     return *stores, questions
 
 
-def save_mini_draws(folder: Path, *, scenes: int = 32, **changes: object) -> LatentStore:
-    """Three draws of each scene of the mini study; the first ends elsewhere in a quarter of them, as its rollout."""
+def save_mini_draws(folder: Path, *, scenes: int = 32, seconds: float | None = None, **changes: object) -> LatentStore:
+    """Three draws of each scene of the mini study; the first ends elsewhere in a quarter of them, as its rollout.
+
+    Args:
+        seconds: that a worker needed for all draws of an image, by the store's records.
+    """
     recipe = RECIPE.model_copy(update={"kind": "samples", "draws": 3, "rollout_steps": 9, **changes})
     store = create_store(folder, recipe, SPEC, label="mini", shard_size=64)
     with store.new_shard() as shard:
@@ -94,5 +98,5 @@ def save_mini_draws(folder: Path, *, scenes: int = 32, **changes: object) -> Lat
             draws = [blob_latents(end, number) for end in ends]
             futures = [draw[:, 1 : 1 + recipe.rollout_steps // recipe.draws] for draw in draws[: recipe.draws]]
             shard.add(key_of_bytes(f"picture {number}".encode()), np.concatenate([draws[0][:, :1], *futures], 1))
-        shard.commit({})
+        shard.commit({} if seconds is None else {"seconds": {"rollout": seconds * scenes}})
     return store

@@ -183,12 +183,15 @@ def test_bytes_and_seconds_count_what_an_arm_reads(results: dict[str, Any]) -> N
     assert arms["still"]["rollout_seconds"] == 0.0
 
 
-def test_an_arm_that_reads_fewer_steps_is_counted_so(place: Path, tmp_path: Path) -> None:
-    arms = {"short": {"train": {"steps": 1}}, "now": {"train": {"steps": 0}}}
+def test_an_arm_that_reads_fewer_steps_or_draws_is_counted_so(place: Path, tmp_path: Path) -> None:
+    save_mini_draws(tmp_path / "draws", scenes=SCENES, seconds=1.5)
+    two = {"draws": 2, "draws_store": tmp_path / "draws"}
+    arms: dict[str, Any] = {"short": {"train": {"steps": 1}}, "now": {"train": {"steps": 0}}, "two": two}
     plan = study(place, tmp_path, arms=("rollout", *arms), table=table(place, arms=arms, hypotheses={}))
     frame = price(plan, "rollout")["bytes"] // 4
     assert price(plan, "short")["bytes"] == 2 * frame
     assert price(plan, "now") == {"bytes": frame, "rollout_seconds": 0.0}
+    assert price(plan, "two") == {"bytes": 7 * frame, "rollout_seconds": 1.0}  # of three draws two are used
 
 
 def test_plots_against_a_cost_have_plain_numbers_at_their_axes(
