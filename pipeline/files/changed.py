@@ -6,12 +6,14 @@ import codecs
 
 LFS_POINTER = b"version https://git-lfs"
 """Begins what stands in place of a file in a repository that was cloned without Git LFS."""
+IS_LFS_POINTER = "it is a Git LFS pointer in place of the file. `git lfs pull` in its folder fetches it"
+"""What a user is told of it."""
 
 
 def changed_by_a_tool(content: bytes) -> str | None:
     """What another program has made of a text file of ours, and how to have it back; None where nothing shows it."""
     if content.startswith(LFS_POINTER):
-        return "it is a Git LFS pointer in place of the file. `git lfs pull` in its folder fetches it"
+        return IS_LFS_POINTER
     if content[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return (
             "it is a page of HTML in place of the file, such as a login page or the error of a server. Fetch it again, "

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import DamagedShardError
-from ..files.changed import LFS_POINTER, changed_by_a_tool
+from ..files.changed import IS_LFS_POINTER, LFS_POINTER
 from ..files.places.place import Place
 from .records import unreadable
 
@@ -38,8 +38,8 @@ def size_problem(store: Place, payload: str, stated_bytes: int, number: int) -> 
     if (problem := _size_differs(entry.bytes, stated_bytes)) is None:
         return None
     with suppress(OSError, ValueError):
-        if (content := store.read(payload, _POINTER_BYTES)).startswith(LFS_POINTER):
-            return changed_by_a_tool(content)
+        if store.read(payload, _POINTER_BYTES).startswith(LFS_POINTER):
+            return IS_LFS_POINTER
     return problem
 
 

@@ -24,7 +24,7 @@ from ...errors import TheWorldError
 from ...machine import is_out_of_memory
 from ...messages import name_some, printable
 from .. import limits
-from ..changed import LFS_POINTER
+from ..changed import IS_LFS_POINTER, LFS_POINTER
 from ..plain import open_file, read_json
 from .gguf_header import check_gguf
 from .tokenizer_json import check_tokenizer_json
@@ -232,9 +232,7 @@ def require_plain(root: Path, path: Path, limit_bytes: int) -> Path:
     try:
         with open_file(path, limit_bytes, within=root) as file:
             if file.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise ValueError(
-                    "it is a Git LFS pointer in place of the file. `git lfs pull` in its folder fetches it"
-                )
+                raise ValueError(IS_LFS_POINTER)
     except ValueError as problem:
         raise ValueError(f"{path.name} cannot be read: {problem}") from problem
     return path
